@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 11] = [
     "marquee/v1/projects.proto",
     "marquee/v1/chaos.proto",
     "marquee/v1/schedules.proto",
+    "marquee/v1/secrets.proto",
     "marquee/v1/trust.proto",
     "marquee/v1/users.proto",
 ];
@@ -28,9 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("marquee.v1.bin"), descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
+        // Chunks are the bulk of what is sent: as `Bytes` they are handed on without a copy.
         .bytes(".marquee.v1.UploadBlobRequest.chunk")
         .bytes(".marquee.v1.DownloadBlobResponse.chunk")
         .btree_map(".marquee.v1")
+        // What they hold is in no log, whoever logs them.
+        .skip_debug([".marquee.v1.SetSecretRequest", ".marquee.v1.SecretValue"])
         .compile_fds(descriptors)?;
     Ok(())
 }

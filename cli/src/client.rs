@@ -1,20 +1,18 @@
-//! The connection to the coordinator: TLS, keepalive, deadlines, and which failures are tried
-//! again.
+//! The connection to the coordinator: deadlines, whom to ask of several, and asking again.
 //!
 //! Invariant: a request that may change something is repeated only when it cannot have been
 //! carried out, or when it carries a `request_id` that makes the repetition the same request.
 
 mod badge;
+mod dial;
+mod ends;
 
-use std::error::Error as _;
-use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use marquee_domain::backoff::Backoff;
 use marquee_domain::limits;
-use marquee_proto::error::{PublicError, leader_elsewhere};
+use marquee_proto::error::leader_elsewhere;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::chaos_client::ChaosClient;
@@ -22,18 +20,23 @@ use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::schedules_client::SchedulesClient;
+use marquee_proto::v1::secrets_client::SecretsClient;
 use marquee_proto::v1::trust_client::TrustClient;
 use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Response, Status};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
-use crate::context::{Place, Tls};
+use crate::context::Place;
 use crate::error::{CliError, Result};
 use crate::say::say;
 use badge::{Badge, Wire};
+use dial::endpoint;
+use ends::{hints, is_passing, may_repeat, refusal};
+
+pub(crate) use ends::{Repeat, cause, is_transport};
 
 /// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
 const RETRY_FOR: Duration = Duration::from_secs(5);
@@ -45,26 +48,10 @@ const KNOWN_MAX: usize = 16;
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// After this long without an answer the user is told what we wait for.
 const SAY_WAITING_AFTER: Duration = Duration::from_secs(1);
-/// For one TCP and TLS handshake, which takes less than a second even across the world.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request with one answer. Storing a pipeline of 1,000 jobs takes far less.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long what deletes many things may take; asked again, it goes on.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// A silent connection is asked for a sign of life this often ...
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-/// ... and given up when none comes for this long.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a request may do to the coordinator when it is sent twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// It only reads, or carries a `request_id`: sent twice it does the same as sent once.
-    Safe,
-    /// Sent twice it might act twice: it is sent again only when it cannot have arrived.
-    Unsafe,
-}
-
 /// The coordinator, wherever it is: of several, the one that is asked now.
 #[derive(Debug, Clone)]
 pub(crate) struct Remote {
@@ -89,6 +76,8 @@ impl Remote {
     pub(crate) fn new(place: Place) -> Result<Self> {
         let all = std::iter::once(&place.addr).chain(&place.others);
         let all: Result<Vec<_>> = all
+            // Not connected yet: of several coordinators one may be down, and that matters only
+            // once it is asked.
             .map(|addr| Ok((addr.clone(), endpoint(&place, addr)?.connect_lazy())))
             .collect();
         let retry_for = if place.others.is_empty() {
@@ -97,6 +86,8 @@ impl Remote {
             TAKE_OVER_FOR
         };
         Ok(Self {
+            // Shared by all clones: whoever finds the leader has found it for every later request
+            // of this command.
             known: Arc::new(Mutex::new(Known { all: all?, at: 0 })),
             place,
             retry_for,
@@ -150,6 +141,10 @@ impl Remote {
         TrustClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
+    pub(crate) fn secrets(&self) -> SecretsClient<Wire> {
+        SecretsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
     pub(crate) fn schedules(&self) -> SchedulesClient<Wire> {
         SchedulesClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
@@ -169,6 +164,8 @@ impl Remote {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
+        // A list that only grows and a place in it: whatever panicked meanwhile left both as they
+        // should be.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -212,6 +209,8 @@ impl Remote {
                 return;
             }
         }
+        // Nobody was named, or one that may not be followed. Each that stands by names the leader,
+        // so going through them ends.
         known.at = (known.at + 1) % known.all.len();
     }
 
@@ -234,6 +233,8 @@ impl Remote {
                 Err(status) => status,
             };
             let retry_for = match leader_elsewhere(&status) {
+                // Whoever says "not me" tells of several coordinators, also to a user who named one
+                // alone: a take-over is worth waiting for.
                 Some(_) => self.retry_for.max(TAKE_OVER_FOR),
                 None => self.retry_for,
             };
@@ -267,6 +268,8 @@ impl Remote {
             format!("{tries} times")
         };
         let all = std::iter::once(&self.place.addr).chain(&self.place.others);
+        // All that were tried are named. With one of them alone the user would look for the fault
+        // on the wrong host.
         let all: Vec<&str> = all.map(String::as_str).collect();
         CliError::Unreachable {
             addr: all.join(" and "),
@@ -281,21 +284,6 @@ impl Remote {
     }
 }
 
-/// What the coordinator at `addr` refused, in words. One that does not know a request says nothing at all.
-fn refusal(status: &Status, addr: &str) -> PublicError {
-    let mut refused = PublicError::from(status);
-    if refused.code.is_none() && status.code() == Code::Unimplemented {
-        refused.message = format!(
-            "{addr} does not know this request: the coordinator there is older than this command line ({}), or \
-             something else listens there; update it, or use the marquee that came with it",
-            env!("CARGO_PKG_VERSION")
-        );
-    } else if refused.message.is_empty() {
-        refused.message = format!("{addr} refused and did not say why ({})", status.code());
-    }
-    refused
-}
-
 /// A request with the deadline of everything that is answered at once.
 pub(crate) fn quick<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -308,112 +296,6 @@ pub(crate) fn patient<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(PATIENCE);
     request
-}
-
-/// Whether a status is about the connection and not about the request: it was made on our side of the
-/// connection, or it is a plain "unavailable" without one of Marquee's codes.
-pub(crate) fn is_transport(status: &Status) -> bool {
-    let is_ours = PublicError::from(status).code.is_some();
-    !is_ours && (status.source().is_some() || status.code() == Code::Unavailable)
-}
-
-/// Whether the same request may succeed when it is sent again later.
-fn is_passing(status: &Status) -> bool {
-    status.code() == Code::Unavailable || is_transport(status)
-}
-
-fn may_repeat(status: &Status, repeat: Repeat) -> bool {
-    match repeat {
-        Repeat::Safe => is_passing(status),
-        // What broke on its way has other codes, and may have been carried out.
-        Repeat::Unsafe => status.code() == Code::Unavailable,
-    }
-}
-
-/// The innermost cause: "Connection refused", rather than the layers that pass it on.
-pub(crate) fn cause(status: &Status) -> String {
-    let mut source = status.source();
-    let mut text = status.message().to_owned();
-    while let Some(error) = source {
-        let inner = error.to_string();
-        if !inner.is_empty() {
-            text = inner;
-        }
-        source = error.source();
-    }
-    text
-}
-
-fn hints(place: &Place, status: &Status) -> Vec<String> {
-    let mut hints = Vec::new();
-    if place.stale {
-        hints.push(
-            "the \"marquee up\" that wrote this context does not run any more; start it again"
-                .to_owned(),
-        );
-    }
-    // Where nobody listens it is "unavailable"; a port with TLS answers with something that is no HTTP/2.
-    if place.addr.starts_with("http://") && status.code() != Code::Unavailable {
-        hints.push("does it expect TLS? then write https:// and give [tls] in the context".into());
-    }
-    hints.push(
-        "start everything on this machine with \"marquee up\", or say where the coordinator is: \
-         --addr, MARQUEE_ADDR or the context file"
-            .to_owned(),
-    );
-    hints
-}
-
-/// How to speak to the coordinator at `addr`, one of a place's.
-fn endpoint(place: &Place, addr: &str) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(addr.to_owned()).map_err(|error| {
-        CliError::Usage(format!(
-            "\"{addr}\" ({}) is no address: {error}; write host:port, as in 127.0.0.1:7700",
-            place.origin
-        ))
-    })?;
-    let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .max_frame_size(limits::FRAME_BYTES)
-        .http2_keep_alive_interval(KEEPALIVE_EVERY)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        // A watch is silent for hours while a job queues, and a dead connection would look the same.
-        .keep_alive_while_idle(true);
-    if !addr.starts_with("https://") {
-        return Ok(endpoint);
-    }
-    let Some(tls) = &place.tls else {
-        return Err(CliError::Usage(format!(
-            "{addr} needs a table [tls] with `ca` in the context file: without it nothing says whom \
-             to trust"
-        )));
-    };
-    Ok(endpoint
-        .tls_config(tls_config(tls)?)
-        .context("the certificates in [tls] do not work")?)
-}
-
-fn tls_config(tls: &Tls) -> Result<ClientTlsConfig> {
-    let read = |path: &std::path::Path| {
-        fs::read(path).with_context(|| format!("cannot read {} of [tls]", path.display()))
-    };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
-    match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => {
-            config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
-        }
-        (None, None) => {}
-        (Some(_), None) | (None, Some(_)) => {
-            return Err(CliError::Usage(
-                "[tls] has `cert` or `key` alone; give both".into(),
-            ));
-        }
-    }
-    if let Some(domain) = &tls.domain {
-        config = config.domain_name(domain);
-    }
-    Ok(config)
 }
 
 #[cfg(test)]
@@ -459,31 +341,6 @@ mod tests {
         assert!(text.contains("Connection refused"), "{text}");
         assert!(text.contains("marquee up"), "{text}");
         assert!(!text.contains("tried once"), "{text}");
-    }
-
-    #[test]
-    fn a_refusal_without_words_is_given_some() {
-        let older = refusal(&Status::unimplemented(""), "http://head:7700");
-        assert!(
-            older.message.contains("http://head:7700") && older.message.contains("older"),
-            "{older:?}"
-        );
-        let silent = refusal(&Status::internal(""), "http://head:7700");
-        assert!(silent.message.contains("did not say why"), "{silent:?}");
-        let said = ErrorCode::JobNotFound.status("there is no job 7");
-        assert_eq!(refusal(&said, "x").message, "there is no job 7");
-    }
-
-    #[test]
-    fn a_request_that_may_have_arrived_is_repeated_only_where_that_is_safe() {
-        let lost = Status::from_error(Box::new(std::io::Error::other("connection reset")));
-        assert!(may_repeat(&lost, Repeat::Safe));
-        assert!(!may_repeat(&lost, Repeat::Unsafe));
-        let refused = ErrorCode::JobNotFound.status("there is no job 7");
-        assert!(!may_repeat(&refused, Repeat::Safe));
-        let down = ErrorCode::StorageUnavailable.status("postgres is away");
-        assert!(may_repeat(&down, Repeat::Unsafe));
-        assert!(!is_transport(&down));
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -544,82 +401,5 @@ mod tests {
         assert_eq!(remote.known().all.len(), 2);
         assert!(!remote.turn_to("http://a:1") || remote.addr() == "http://a:1");
         assert!(!remote.turn_to(&remote.addr()), "it is the one already");
-    }
-
-    #[test]
-    fn each_end_of_a_try_is_one_of_a_kind() {
-        let ours = Status::from_error(Box::new(std::io::Error::other("reset")));
-        // What, about the connection?, again where that is safe?, again where it is not?
-        for (status, transport, safe, not_safe) in [
-            (ours, true, true, false),
-            (Status::unavailable("gone"), true, true, true),
-            (ErrorCode::StorageUnavailable.status("x"), false, true, true),
-            (not_leading("x", None), false, true, true),
-            (Status::deadline_exceeded("late"), false, false, false),
-            (Status::unknown("?"), false, false, false),
-            (Status::internal("?"), false, false, false),
-            (Status::aborted("?"), false, false, false),
-            (ErrorCode::LimitReached.status("x"), false, false, false),
-        ] {
-            let is = (
-                is_transport(&status),
-                may_repeat(&status, Repeat::Safe),
-                may_repeat(&status, Repeat::Unsafe),
-            );
-            assert_eq!(is, (transport, safe, not_safe), "{status:?}");
-        }
-    }
-
-    #[test]
-    fn the_innermost_cause_is_told() {
-        assert_eq!(cause(&Status::unavailable("plain")), "plain");
-        let inner = std::io::Error::other("Connection refused");
-        let status = Status::from_error(Box::new(std::io::Error::other(inner)));
-        assert_eq!(cause(&status), "Connection refused");
-    }
-
-    #[test]
-    fn half_an_identity_and_files_that_are_none_are_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str| {
-            let path = folder.path().join(name);
-            fs::write(&path, "no certificate").unwrap();
-            path
-        };
-        let tls = Tls {
-            ca: file("ca.pem"),
-            cert: Some(file("cert.pem")),
-            key: None,
-            domain: None,
-        };
-        let place = |tls: &Tls| Place {
-            addr: "https://head:1".into(),
-            tls: Some(tls.clone()),
-            ..Place::local("head:1")
-        };
-        let error = Remote::new(place(&tls)).unwrap_err();
-        assert!(error.to_string().contains("give both"), "{error}");
-        let gone = Tls {
-            ca: folder.path().join("gone.pem"),
-            cert: None,
-            ..tls
-        };
-        let error = Remote::new(place(&gone)).unwrap_err().render(false);
-        assert!(error.contains("gone.pem"), "{error}");
-    }
-
-    #[test]
-    fn https_without_certificates_is_refused_with_the_way_out() {
-        let place = Place {
-            addr: "https://head:1".into(),
-            others: Vec::new(),
-            origin: "x".into(),
-            tls: None,
-            stale: false,
-            token: None,
-        };
-        let error = Remote::new(place).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("[tls]"));
     }
 }

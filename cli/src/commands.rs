@@ -26,6 +26,7 @@ mod report;
 mod retry;
 mod rm;
 mod schedule;
+mod secret;
 mod show;
 mod submit;
 mod top;
@@ -127,6 +128,7 @@ enum Command {
     Window(window::Args),
     Project(project::Args),
     Quota(project::QuotaArgs),
+    Secret(secret::Args),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
@@ -181,6 +183,9 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Window(args) => window::run(args, &session).await,
         Command::Project(args) => project::run(args, &session).await,
         Command::Quota(args) => project::quota(args, &session).await,
+        Command::Secret(args) => secret::run(args, &session).await,
+        // Without a wait, as a few others here: what they say is in this program, and no
+        // coordinator is needed for it.
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,

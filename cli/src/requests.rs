@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 mod pages;
 pub(crate) mod projects;
 mod resume;
+pub(crate) mod secrets;
 pub(crate) mod trust;
 pub(crate) mod users;
 pub(crate) mod workers;

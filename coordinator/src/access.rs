@@ -21,6 +21,7 @@ use futures::StreamExt as _;
 use marquee_domain::ids::WorkerId;
 use marquee_proto::error::ErrorCode;
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
+use rustls::pki_types::CertificateDer;
 use tonic::codegen::http::Request;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
@@ -90,6 +91,8 @@ pub struct Access {
     /// Certificates are of the coordinator's own authority, and need not be shown.
     is_own_authority: bool,
     connections: Arc<Mutex<HashMap<SocketAddr, Who>>>,
+    /// Names of authorities that were believed when this process began, and are not any more.
+    disbelieved: Arc<RwLock<Vec<Vec<u8>>>>,
 }
 
 /// Who was let in.
@@ -137,6 +140,10 @@ pub enum Refused {
         "the certificate that was shown names nobody that this version knows; was it made by a later one?"
     )]
     UnknownName,
+    #[error(
+        "the certificate that was shown is of an authority that this cluster believes no more (\"marquee admin ca rotate\"); join again with a token for this name"
+    )]
+    Disbelieved,
 }
 
 impl Refused {
@@ -145,7 +152,7 @@ impl Refused {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Account { .. } | Self::Unknown => ErrorCode::NotAllowed,
-            Self::Unshown | Self::UnknownName => ErrorCode::NotIdentified,
+            Self::Unshown | Self::UnknownName | Self::Disbelieved => ErrorCode::NotIdentified,
         }
     }
 }
@@ -157,7 +164,35 @@ impl Access {
             rule: Arc::new(RwLock::new(Arc::new(rule))),
             is_own_authority: false,
             connections: Arc::default(),
+            disbelieved: Arc::default(),
         }
+    }
+
+    /// Authorities with these names, as certificates have them, are believed no more: also on connections that stand,
+    /// which TLS looked at when it still believed them.
+    pub fn disbelieve(&self, subjects: Vec<Vec<u8>>) {
+        if !subjects.is_empty() {
+            let all = &self.disbelieved;
+            let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
+            // None is ever taken out: a name of ours holds the start of its key's digest, and each
+            // rotation makes a key of its own.
+            all.extend(subjects);
+        }
+    }
+
+    /// Whether the certificate of a request is of such an authority.
+    fn is_disbelieved<T>(&self, request: &Request<T>) -> bool {
+        let all = &self.disbelieved;
+        let all = all.read().unwrap_or_else(PoisonError::into_inner);
+        // Nearly always: nothing is read then.
+        if all.is_empty() {
+            return false;
+        }
+        let issuer = shown_der(request).and_then(|der| {
+            let (issuer, _) = marquee_proto::certificate::issuer_and_subject(&der)?;
+            Some(issuer.to_vec())
+        });
+        issuer.is_some_and(|issuer| all.contains(&issuer))
     }
 
     /// With certificates of the coordinator's own authority.
@@ -229,6 +264,7 @@ impl Access {
         // Where everybody may ask, accounts are looked up over loopback alone: users may be known by theirs,
         // and of another host the kernel knows none.
         let rule = self.rule();
+        // Canonical, since a socket for both families has 127.0.0.1 in its IPv6 form.
         if *rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
             return connection;
         }
@@ -260,7 +296,7 @@ impl Access {
                 is_let_in: false,
                 is_owner: false,
             },
-            // Nothing is noted of whom nobody knows, so that nobody passes for the owner.
+            // An account that cannot be told is noted as nothing at all: it must not be taken for the owner's.
             Some(Who::Hidden | Who::Unknown) | None => return,
         };
         request.extensions_mut().insert(peer);
@@ -273,6 +309,9 @@ impl Access {
         if self.is_own_authority
             && let Some(name) = shown(request)
         {
+            if self.is_disbelieved(request) {
+                return Err(Refused::Disbelieved);
+            }
             return match certificate::ours(&name) {
                 Some(Ours::Worker(worker)) => Ok(Party::Worker(worker)),
                 Some(Ours::Unknown) => Err(Refused::UnknownName),
@@ -399,11 +438,15 @@ fn sees_own_accounts_alone() -> bool {
 
 /// The name in the certificate that came with a request.
 fn shown<T>(request: &Request<T>) -> Option<String> {
+    shown_der(request).map(|own| certificate::name(&own))
+}
+
+/// The certificate that came with a request, as it is encoded.
+fn shown_der<T>(request: &Request<T>) -> Option<CertificateDer<'static>> {
     let tls = request
         .extensions()
         .get::<TlsConnectInfo<TcpConnectInfo>>()?;
-    let certificates = tls.peer_certs()?;
-    certificates.first().map(|own| certificate::name(own))
+    tls.peer_certs()?.first().cloned()
 }
 
 /// The address that a request comes from.

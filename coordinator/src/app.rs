@@ -21,6 +21,7 @@ use crate::index::Index;
 use crate::rates::Rates;
 use crate::role::Role;
 use crate::scheduler::Planner;
+use crate::secrets::SecretKeys;
 use crate::session::{Counter, Sessions};
 use crate::trust::authority::{SERVER_LIFE, WORKER_LIFE};
 use crate::walls::Walls;
@@ -58,6 +59,8 @@ pub struct App {
     pub sessions: Sessions,
     /// Shares of hosts' rates that fetch ranks have.
     pub rates: Rates,
+    /// Where the keys are by which secrets for jobs are encrypted.
+    pub secret_keys: SecretKeys,
     /// Which cluster this is.
     pub cluster: Uuid,
     /// Drawn anew by each process.

@@ -9,6 +9,7 @@
 //! Not here: settings, keys and certificates (`/etc/marquee`), which are no part of the jobs.
 
 mod dump;
+mod fetch;
 mod manifest;
 mod restore;
 
@@ -31,7 +32,7 @@ pub use self::restore::{check, restore};
 use crate::config::Config;
 use crate::database::Database;
 use crate::env::{SystemClock, SystemRandom};
-use crate::lock;
+use crate::{lock, objects};
 
 /// Pipelines whose files are listed at once.
 const PIPELINES_AT_ONCE: u32 = 100;
@@ -64,7 +65,7 @@ impl Backup {
 }
 
 /// The database to be read, and what keeps it there.
-struct Source {
+pub(crate) struct Source {
     url: String,
     /// A private Postgres that we started, with the lock of its folder.
     own: Option<(Database, File)>,
@@ -82,7 +83,7 @@ pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<Backup> {
 }
 
 impl Source {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
         if let Some(url) = &config.database_url {
             return Ok(Self {
                 url: url.get()?.to_owned(),
@@ -115,7 +116,12 @@ impl Source {
         }
     }
 
-    async fn close(self) {
+    /// Holds a password: not for logs.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn close(self) {
         if let Some((database, lock)) = self.own {
             database.stop().await;
             drop(lock);
@@ -128,8 +134,14 @@ async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
     let db = Db::connect(url, SystemRandom.uuid())
         .await
         .context("could not connect to the database")?;
-    let storage = fs::read_to_string(config.artifacts_dir.join("storage-id"));
-    let storage = storage.ok().and_then(|text| text.trim().parse().ok());
+    // Looked at and not opened as at a start: a backup gives no id to a bucket that has none.
+    let bucket = objects::source(config).await?;
+    let storage = match &bucket {
+        Some((_, storage)) => *storage,
+        None => fs::read_to_string(config.artifacts_dir.join("storage-id"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok()),
+    };
     let mut before = BTreeSet::new();
     let mut moment = 0;
     let mut copied = 0;
@@ -139,7 +151,12 @@ async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
         let (dump, named) = dump_and_list(&db, url, &tools, &to.join(name)).await?;
         let (from, place) = (config.artifacts_dir.clone(), to.join(ARTIFACTS));
         let files = named.clone();
-        let done = tokio::task::spawn_blocking(move || copy_files(&from, &place, &files)).await??;
+        let done = match &bucket {
+            Some((blobs, _)) => fetch::files(blobs, &place, &files).await?,
+            None => {
+                tokio::task::spawn_blocking(move || copy_files(&from, &place, &files)).await??
+            }
+        };
         copied += done.copied;
         let gone: BTreeSet<Digest> = done.absent.iter().map(|one| one.digest.clone()).collect();
         // What is missing twice was not removed in between: it is missing there, too.

@@ -1,123 +1,62 @@
-//! Files by digest, in a folder: `<root>/<aa>/<digest>`, where `aa` are the digest's first digits.
+//! Files by digest: in a folder (`folder`), or in a bucket of an object store (`bucket`, where it is built in).
 //!
-//! Invariant: a file under its digest is complete and holds what the digest says. It is written
-//! aside in the same file system, hashed on the way, fsynced, renamed into place, and its folder
-//! fsynced before anybody is told (`write`). One that turns out to be something else is no blob any more: it is
-//! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
-//! what a killed process leaves lies in `<root>/tmp`, which the coordinator that leads empties when it begins to: several
-//! may have this folder, and only that one writes. One that somebody is about to name is
-//! not removed (`vouch`), and one that is needed after all, whoever began to remove it, is put back (`remove`).
+//! Invariant, of both: what stands under a digest is complete and holds what the digest says when it is put there. What
+//! turns out to be something else is no blob any more, and may be stored again. One that somebody is about to name is not
+//! removed (`vouch`).
 //! Not here: who may refer to a blob (the artifacts table).
 
-mod damaged;
-mod read;
-mod remove;
+#[cfg(feature = "s3")]
+mod bucket;
+mod error;
+mod folder;
 mod room;
-mod storage;
 mod vouch;
-mod write;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::fmt;
+use std::path::PathBuf;
 
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};
+use uuid::Uuid;
 
-use self::damaged::Damaged;
-pub use self::damaged::Wrong;
-pub use self::read::BlobReader;
-pub use self::remove::{Condemned, Going};
-pub use self::room::FREE_FLOOR_BYTES;
-use self::room::Room;
+#[cfg(feature = "s3")]
+pub use self::bucket::{Bucket, LEAST_PART_BYTES, Marks};
+pub use self::error::{BlobError, ObjectTrouble};
+use self::folder::Folder;
 pub use self::vouch::Vouch;
-use self::vouch::Vouches;
-pub use self::write::BlobWriter;
 
-/// Bytes as people who look at a disk count them.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "a tenth of a MiB is all that is shown"
-)]
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
-}
+/// Free bytes that an upload must leave on the blobs' file system: Postgres usually shares it, and
+/// a full disk stops that too.
+pub const FREE_FLOOR_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Why a blob could not be stored or read.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    #[error("there is no blob {}", .0.short())]
-    NotFound(Digest),
-    #[error("offset {offset} lies behind the end of blob {}, which has {size_bytes} bytes", .digest.short())]
-    OffsetTooLarge {
-        digest: Digest,
-        offset: u64,
-        size_bytes: u64,
-    },
-    #[error("blob {} was announced with {announced} bytes, but {got} arrived; send the file again", .digest.short())]
-    WrongSize {
-        digest: Digest,
-        announced: u64,
-        got: u64,
-    },
-    #[error(
-        "what was sent as blob {announced} has digest {got}; the file changed while it was sent, or the connection damaged it"
-    )]
-    WrongDigest { announced: Digest, got: Digest },
-    #[error(
-        "blob {} has {size_bytes} bytes, and {asked} were asked for; the list of files that names it is wrong", .digest.short()
-    )]
-    OtherSize {
-        digest: Digest,
-        size_bytes: u64,
-        asked: u64,
-    },
-    #[error(
-        "blob {} is damaged here: {problem}; it was set aside, and is whole again when it is stored once more: retry the job that made it, or send the file again",
-        .digest.short()
-    )]
-    Damaged { digest: Digest, problem: String },
-    #[error(
-        "a file of {} does not fit: {} are free in {folder:?}, and {} of them must stay free; make room there, such as with \"marquee rm\"",
-        mib(*size_bytes), mib(*free_bytes), mib(FREE_FLOOR_BYTES)
-    )]
-    DiskFull {
-        size_bytes: u64,
-        free_bytes: u64,
-        folder: PathBuf,
-    },
-    #[error(
-        "a file of {} does not fit now: of {} free in {folder:?}, {} are promised to uploads under way, and {} must stay free; try again",
-        mib(*size_bytes), mib(*free_bytes), mib(*promised_bytes), mib(FREE_FLOOR_BYTES)
-    )]
-    Promised {
-        size_bytes: u64,
-        free_bytes: u64,
-        promised_bytes: u64,
-        folder: PathBuf,
-    },
-    #[error("could not {doing} {path:?}: {error}")]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError + use<> {
-    let path = path.to_owned();
-    move |error| BlobError::Io { doing, path, error }
-}
-
-/// The folder of blobs.
+/// Where blobs are.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
-    root: Arc<Path>,
-    room: Room,
-    damaged: Damaged,
-    vouches: Vouches,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Folder(Folder),
+    #[cfg(feature = "s3")]
+    Bucket(Bucket),
+}
+
+/// A file of a manifest that is not here as the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    pub path: String,
+    pub digest: Digest,
+    /// Such as "was not uploaded, or is not here any more".
+    pub why: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, digest, why } = self;
+        write!(f, "{path:?} (blob {}), which {why}", digest.short())
+    }
 }
 
 /// What a look at the files of a manifest found.
@@ -128,66 +67,140 @@ pub struct Checked {
     pub vouch: Vouch,
 }
 
+/// A blob on its way in. Dropped before [`finish`](Self::finish) it leaves nothing that anybody could read.
+#[derive(Debug)]
+pub struct BlobWriter(Writing);
+
+#[derive(Debug)]
+enum Writing {
+    Folder(Box<folder::Writer>),
+    #[cfg(feature = "s3")]
+    Bucket(Box<bucket::Upload>),
+}
+
+/// A blob on its way out. Read from its beginning, it is verified on the way: who gets its last byte got what the digest
+/// says.
+#[derive(Debug)]
+pub struct BlobReader(Reading);
+
+#[derive(Debug)]
+enum Reading {
+    Folder(Box<folder::Reader>),
+    #[cfg(feature = "s3")]
+    Bucket(Box<bucket::Reader>),
+}
+
+/// Blobs that are to go. Ask for their names after this was made: what is named since then is not removed.
+#[derive(Debug)]
+pub struct Condemned(Condemning);
+
+#[derive(Debug)]
+enum Condemning {
+    Folder(folder::Condemned),
+    #[cfg(feature = "s3")]
+    Bucket(bucket::Condemned),
+}
+
+/// Blobs that are out of their places. Those that are still there when this is dropped are put back.
+#[derive(Debug)]
+pub struct Going(Leaving);
+
+#[derive(Debug)]
+enum Leaving {
+    Folder(folder::Going),
+    #[cfg(feature = "s3")]
+    Bucket(bucket::Going),
+}
+
+/// The same call, wherever blobs are.
+macro_rules! both {
+    ($of:expr, $kind:ident, $it:ident => $call:expr) => {
+        match $of {
+            $kind::Folder($it) => $call,
+            #[cfg(feature = "s3")]
+            $kind::Bucket($it) => $call,
+        }
+    };
+}
+
 impl BlobStore {
-    /// Opens the store at `root`, and makes its folders.
+    /// Opens the store in a folder, and makes its folders.
     pub async fn open(root: PathBuf) -> Result<Self, BlobError> {
-        blocking(move || {
-            let tmp = root.join("tmp");
-            // Results are for those whom the coordinator gives them to.
-            let mut private = fs::DirBuilder::new();
-            let private = private.recursive(true).mode(0o700);
-            private.create(&tmp).map_err(io_error("create", &tmp))?;
-            let going = root.join("going");
-            private.create(&going).map_err(io_error("create", &going))?;
-            let damaged = Damaged::open(&root)?;
-            sync_folder(&root)?;
-            Ok(Self {
-                room: Room::of(&root),
-                damaged,
-                vouches: Vouches::default(),
-                root: root.into(),
-            })
-        })
-        .await
+        let place = Place::Folder(Folder::open(root).await?);
+        Ok(Self { place })
     }
 
-    /// Removes what unfinished uploads left, of whatever process, and puts back what unfinished removals moved away.
-    pub async fn remove_leftovers(&self) -> Result<(), BlobError> {
-        let tmp = self.root.join("tmp");
-        let store = self.clone();
-        blocking(move || {
-            store.put_all_back()?;
-            for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
-                let leftover = entry.map_err(io_error("list", &tmp))?.path();
-                match fs::remove_file(&leftover) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(io_error("remove", &leftover)(error));
-                    }
-                    Ok(()) | Err(_) => {}
-                }
+    /// The store in a bucket.
+    #[cfg(feature = "s3")]
+    #[must_use]
+    pub fn in_bucket(bucket: Bucket) -> Self {
+        let place = Place::Bucket(bucket);
+        Self { place }
+    }
+
+    /// The id of this store. The first who asks gives it `fresh`, and whoever asks at the same time takes over that.
+    pub async fn storage(&self, fresh: Uuid) -> Result<Uuid, BlobError> {
+        both!(&self.place, Place, it => it.storage(fresh).await)
+    }
+
+    /// Makes sure that no other cluster has this store. A folder is a host's, and has no such mark.
+    pub async fn claim(&self, cluster: Uuid) -> Result<(), BlobError> {
+        match &self.place {
+            Place::Folder(_) => {
+                let _is_not_marked = cluster;
+                Ok(())
             }
-            Ok(())
-        })
-        .await
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.claim(cluster).await,
+        }
+    }
+
+    /// Removes what unfinished uploads left that cannot go on, of whatever process, and puts back what unfinished
+    /// removals moved away. For the coordinator that leads, when it begins to.
+    pub async fn remove_leftovers(&self) -> Result<(), BlobError> {
+        both!(&self.place, Place, it => it.remove_leftovers().await)
+    }
+
+    /// Blobs of which a killed process may have begun to delete the object. Those that something names have to be put
+    /// back ([`settle_going`](Self::settle_going)). A folder knows by itself.
+    #[must_use]
+    pub fn going(&self) -> Vec<Digest> {
+        match &self.place {
+            Place::Folder(_) => Vec::new(),
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.going(),
+        }
+    }
+
+    /// Puts those back that are named: see [`going`](Self::going).
+    pub async fn settle_going(&self, named: Vec<Digest>) -> Result<(), BlobError> {
+        match &self.place {
+            Place::Folder(_) => {
+                let _none = named;
+                Ok(())
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.settle_going(named).await,
+        }
+    }
+
+    /// Gives up uploads that were begun before and have not gone on since, and removes what removals left. Returns how
+    /// many uploads there were.
+    pub async fn sweep(&self, before: DateTime<Utc>) -> Result<u64, BlobError> {
+        match &self.place {
+            Place::Folder(_) => {
+                let _is_done_at_start = before;
+                Ok(0)
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.sweep(before).await,
+        }
     }
 
     /// Which of `digests` are not here, in the same order. The others stay for a while: whoever asks will not send
     /// them, and is about to name them.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
-        let store = self.clone();
-        blocking(move || {
-            // Before the look: what is here then cannot go between the look and the answer.
-            store.vouches.answer(&digests);
-            let mut missing = Vec::new();
-            for digest in digests {
-                if store.size(&digest)?.is_none() {
-                    missing.push(digest);
-                }
-            }
-            store.vouches.settle_answers(&missing);
-            Ok(missing)
-        })
-        .await
+        both!(&self.place, Place, it => it.missing(digests).await)
     }
 
     /// The files of a manifest that are not here as it says: missing, of another size, or damaged. Sizes are
@@ -195,76 +208,147 @@ impl BlobStore {
     ///
     /// Whoever makes a row name them holds the vouch until that is committed.
     pub async fn check(&self, manifest: &Manifest) -> Result<Checked, BlobError> {
-        let mut files: BTreeMap<Digest, (String, u64)> = BTreeMap::new();
-        for file in &manifest.files {
-            let wanted = (file.path.clone(), file.size_bytes);
-            files.entry(file.digest.clone()).or_insert(wanted);
-        }
-        let store = self.clone();
-        blocking(move || {
-            // Vouched for before the look: what is here then stays.
-            let vouch = store.vouches.vouch(files.keys().cloned().collect());
-            let mut wrong = Vec::new();
-            for (digest, (path, size_bytes)) in files {
-                let why = match store.size(&digest)? {
-                    Some(size) if size == size_bytes => continue,
-                    Some(size) => match store.verify(&digest)? {
-                        None => format!("has {size} bytes here, not {size_bytes}"),
-                        Some(problem) => format!("is damaged here: {problem}"),
-                    },
-                    None if store.is_damaged(&digest) => {
-                        "was damaged here and set aside".to_owned()
-                    }
-                    None => "was not uploaded, or is not here any more".to_owned(),
-                };
-                wrong.push(Wrong { path, digest, why });
-            }
-            Ok(Checked { wrong, vouch })
-        })
-        .await
+        both!(&self.place, Place, it => it.check(manifest).await)
     }
 
-    /// Where a blob lies, or would lie.
+    /// Where a blob lies, or would lie; of a bucket the object's key.
     #[must_use]
     pub fn path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(&digest.as_str()[..2]).join(digest.as_str())
+        both!(&self.place, Place, it => it.path(digest))
     }
 
-    /// Bytes of a blob; None where it is not here.
-    fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        // One that is on its way out is put back and looked for once more: it is needed.
-        let path = self.path(digest);
-        loop {
-            match fs::metadata(&path) {
-                Ok(found) => return Ok(Some(found.len())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("look for", &path)(error)),
+    /// The first file of a manifest whose blob was found damaged. Nothing is read for it.
+    #[must_use]
+    pub fn damaged_among<'a>(&self, manifest: &'a Manifest) -> Option<&'a str> {
+        both!(&self.place, Place, it => it.damaged_among(manifest))
+    }
+
+    /// Whether any blob was found damaged and has not been stored again.
+    #[must_use]
+    pub fn has_damaged(&self) -> bool {
+        both!(&self.place, Place, it => it.has_damaged())
+    }
+
+    /// Bytes of a blob that an upload which broke has left here, from which on another one can go on; 0: none.
+    pub async fn begun(&self, digest: &Digest) -> Result<u64, BlobError> {
+        match &self.place {
+            Place::Folder(_) => {
+                let _begins_anew = digest;
+                Ok(0)
             }
-            if !self.recall(digest)? {
-                return Ok(None);
-            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.begun(digest).await,
         }
     }
-}
 
-fn sync_folder(folder: &Path) -> Result<(), BlobError> {
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(io_error("fsync", folder))
-}
+    /// Begins to store a blob whose digest and size are announced. In a folder room for all of it is kept from here on.
+    pub async fn write(&self, digest: Digest, size_bytes: u64) -> Result<BlobWriter, BlobError> {
+        self.write_from(digest, size_bytes, 0).await
+    }
 
-/// Runs file work off the async threads: an fsync may take seconds on a busy disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
-) -> Result<T, BlobError> {
-    match crate::blocking::blocking(work).await {
-        Ok(result) => result,
-        // Only a panic in `work` or the runtime's end comes here.
-        Err(error) => Err(io_error("work in", Path::new("the blob folder"))(
-            io::Error::other(error),
-        )),
+    /// Goes on with an upload that broke, of which `offset` bytes are here ([`begun`](Self::begun)).
+    pub async fn write_from(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        offset: u64,
+    ) -> Result<BlobWriter, BlobError> {
+        Ok(BlobWriter(match &self.place {
+            // Whoever begins there was told so by a bucket that artifacts do not lie in any more.
+            // He asks again, and hears that nothing is here.
+            Place::Folder(_) if offset > 0 => return Err(BlobError::Moved(digest)),
+            Place::Folder(folder) => {
+                Writing::Folder(Box::new(folder.write(digest, size_bytes).await?))
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => {
+                let upload = bucket.write(digest, size_bytes, offset).await?;
+                Writing::Bucket(Box::new(upload))
+            }
+        }))
+    }
+
+    /// Opens a blob for reading from `offset` on. Where the reader says how many bytes it expects in all, a blob of
+    /// another size is refused at once.
+    pub async fn read(
+        &self,
+        digest: Digest,
+        offset: u64,
+        expected_bytes: Option<u64>,
+    ) -> Result<BlobReader, BlobError> {
+        Ok(BlobReader(match &self.place {
+            Place::Folder(folder) => {
+                Reading::Folder(Box::new(folder.read(digest, offset, expected_bytes).await?))
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => {
+                let reader = bucket.read(digest, offset, expected_bytes).await?;
+                Reading::Bucket(Box::new(reader))
+            }
+        }))
+    }
+
+    /// Begins to remove blobs. Those that somebody counts on without a row that names them stay.
+    pub async fn condemn(&self, digests: &[Digest]) -> Condemned {
+        Condemned(match &self.place {
+            Place::Folder(folder) => Condemning::Folder(folder.condemn(digests).await),
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => Condemning::Bucket(bucket.condemn(digests).await),
+        })
+    }
+
+    /// Bytes of those of these blobs that are here.
+    pub async fn bytes_of(&self, digests: Vec<Digest>) -> Result<u64, BlobError> {
+        both!(&self.place, Place, it => it.bytes_of(digests).await)
+    }
+
+    /// Blobs that were stored before `before`.
+    pub async fn list_older(&self, before: DateTime<Utc>) -> Result<Vec<Digest>, BlobError> {
+        both!(&self.place, Place, it => it.list_older(before).await)
     }
 }
 
-#[cfg(test)]
-mod tests;
+impl BlobWriter {
+    /// Adds bytes. More than were announced are refused at once.
+    pub async fn push(&mut self, chunk: Bytes) -> Result<(), BlobError> {
+        both!(&mut self.0, Writing, it => it.push(chunk).await)
+    }
+
+    /// Makes the blob visible, durably, if it is what was announced.
+    pub async fn finish(self) -> Result<(), BlobError> {
+        both!(self.0, Writing, it => it.finish().await)
+    }
+}
+
+impl BlobReader {
+    /// The next chunk, at most `CHUNK_BYTES`; None at the end. A blob that is not what its digest says ends with
+    /// an error instead, and is set aside.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        both!(&mut self.0, Reading, it => it.next().await)
+    }
+}
+
+impl Condemned {
+    /// Moves those of the condemned out of their places that nobody names, nor has begun to count on since.
+    pub async fn take_out(self, unnamed: Vec<Digest>) -> Result<Going, BlobError> {
+        Ok(Going(match self.0 {
+            Condemning::Folder(it) => Leaving::Folder(it.take_out(unnamed).await?),
+            #[cfg(feature = "s3")]
+            Condemning::Bucket(it) => Leaving::Bucket(it.take_out(unnamed).await?),
+        }))
+    }
+}
+
+impl Going {
+    /// What was moved away.
+    #[must_use]
+    pub fn digests(&self) -> &[Digest] {
+        both!(&self.0, Leaving, it => it.digests())
+    }
+
+    /// Removes those that are `unnamed` still, as the coordinator that leads has found since they were moved away, and
+    /// puts the others back. Returns how many there were, and their bytes.
+    pub async fn remove(self, unnamed: Vec<Digest>) -> Result<(u64, u64), BlobError> {
+        both!(self.0, Leaving, it => it.remove(unnamed).await)
+    }
+}

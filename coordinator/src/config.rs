@@ -4,6 +4,8 @@
 //! dangerous is refused here, with the key's name and the way out. `deploy/coordinator.toml`
 //! describes the keys for users.
 
+mod objects;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
+pub use self::objects::ObjectStore;
 use crate::access::{Group, Rule};
 use crate::app::Settings;
 use crate::trust::authority::Files;
@@ -40,13 +43,22 @@ const TIMES_MS: std::ops::RangeInclusive<u64> = 0..=86_400_000;
 const ADDRESS_MAX_BYTES: usize = 260;
 
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 29] = [
     "listen",
     "address",
     "data_dir",
     "artifacts_dir",
+    "s3.bucket",
+    "s3.endpoint",
+    "s3.region",
+    "s3.prefix",
+    "s3.credentials",
+    "s3.addressing",
+    "s3.ca",
+    "s3.plain_http",
     "database_url",
     "postgres_bin",
+    "secrets_key",
     "tls.cert",
     "tls.key",
     "tls.client_ca",
@@ -80,10 +92,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Absolute. Where artifacts lie; coordinators on one database need the same.
     pub artifacts_dir: PathBuf,
+    /// Where artifacts lie instead; `artifacts_dir` is then where they lay before.
+    pub object_store: Option<ObjectStore>,
     /// None: a private Postgres in `data_dir`.
     pub database_url: Option<DatabaseUrl>,
     /// The folder of the server's programs, for a private Postgres.
     pub postgres_bin: Option<PathBuf>,
+    /// The file with the keys for secrets. None: there are none.
+    pub secrets_key: Option<PathBuf>,
     pub tls: Option<TlsFiles>,
     /// Who may ask.
     pub access: Rule,
@@ -186,6 +202,14 @@ pub enum ConfigError {
         "key \"access.group\" is \"{0}\", and this host has no such group; make it (groupadd), or leave the key out"
     )]
     NoGroup(String),
+    #[error(
+        "key \"s3.bucket\" is missing beside {beside:?}; name the bucket, or leave the section out"
+    )]
+    NoBucket { beside: &'static str },
+    #[error(
+        "key \"s3.credentials\" is missing beside \"s3.bucket\"; name a file in the form of ~/.aws/credentials (mode 0400, the account's), or a credential of the unit (credential:s3)"
+    )]
+    NoObjectCredentials,
     #[error("there is no folder for data_dir: set it, or HOME")]
     NoDataDir,
 }
@@ -220,6 +244,7 @@ impl Config {
         let values = values(flags, &environment)?;
         Ok(Place {
             data_dir: data_dir(&values, &environment)?,
+            // The default for TLS: `init` makes the certificates, so that is how it will listen.
             listen: listen(&values, DEFAULT_LISTEN_WITH_TLS)?,
             address: address(&values)?,
             has_other_certificates: values.path("tls.cert").is_some()
@@ -247,7 +272,10 @@ impl Config {
                 Rule::Accounts { accounts, .. } => Some(accounts.join(", ")),
                 Rule::Everybody => None,
             },
-            _ => None,
+            _ => self
+                .object_store
+                .as_ref()
+                .and_then(|store| objects::in_force(store, key)),
         }
     }
 
@@ -295,10 +323,16 @@ impl Config {
             address: address(values)?,
             data_dir,
             artifacts_dir,
+            object_store: objects::object_store(values)?,
             leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),
             listing: Vec::new(),
             database_url: database_url(values)?,
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
+            secrets_key: match values.path("secrets_key") {
+                Some(file) if is_credential(&file) => Some(file),
+                Some(file) => Some(absolute(values, "secrets_key", &file)?),
+                None => None,
+            },
             access: match access(values, tls.as_ref())? {
                 // There is no account to ask for on another host.
                 Rule::Accounts { .. } if is_open => Rule::Everybody,
@@ -308,6 +342,11 @@ impl Config {
             settings: settings(values)?,
         })
     }
+}
+
+/// Whether a setting is a credential of the unit that this process does not have.
+pub(crate) fn is_credential(file: &Path) -> bool {
+    file.to_string_lossy().starts_with("credential:")
 }
 
 /// What was written, the later over the earlier.
@@ -357,6 +396,7 @@ fn address(values: &Values) -> Result<Option<String>, ConfigError> {
         let is_fine = !host.is_empty()
             && (is_bracketed || !host.contains(':'))
             && text.len() <= ADDRESS_MAX_BYTES
+            // It becomes the middle of a URL, where each of these would begin something else.
             && !text.contains(|c: char| c.is_whitespace() || "/,@".contains(c))
             && port.parse::<u16>().is_ok_and(|port| port > 0);
         is_fine.then(|| text.to_owned())

@@ -11,9 +11,10 @@ use marquee_proto::certificate;
 use nix::sys::statvfs::statvfs;
 
 use crate::access::{Access, Rule};
-use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles};
+use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles, is_credential};
 use crate::env::{Clock as _, SystemClock};
 use crate::postgres;
+use crate::secrets::SecretKeys;
 use uuid::Uuid;
 
 /// How long a Postgres that is configured may take to answer.
@@ -56,6 +57,8 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
         None => programs(config),
     });
     checks.push(disk(&config.data_dir));
+    checks.push(secrets_key(config.secrets_key.as_deref()));
+    checks.extend(crate::objects::probe(config).await);
     match &config.tls {
         Some(files) => certificates(files, checks),
         None => checks.push(Check::skipped(
@@ -81,6 +84,31 @@ fn access(rule: &Rule) -> Check {
             who.extend(group.iter().map(|group| format!("group {}", group.name)));
             Check::ok(name, format!("over loopback: {}", who.join(", ")))
         }
+    }
+}
+
+/// What encrypts secrets for jobs.
+fn secrets_key(file: Option<&Path>) -> Check {
+    let name = "secrets key";
+    match file {
+        // No fault: nobody has to keep secrets here.
+        None => Check::skipped(
+            name,
+            "no secrets_key: no secrets for jobs (docs/secrets.md)",
+        ),
+        Some(file) if is_credential(file) => {
+            Check::skipped(name, "it is a credential, which only the service has")
+        }
+        Some(file) => match SecretKeys::at(Some(file.to_owned())).read() {
+            Ok(keys) => Check::ok(
+                name,
+                format!("new secrets are encrypted by key {}", keys.current_id()),
+            ),
+            Err(error) => {
+                let cure = "jobs that name secrets fail until it is mended: docs/errors/MQ0386.md";
+                Check::failed(name, error.to_string(), cure)
+            }
+        },
     }
 }
 
@@ -199,12 +227,12 @@ mod tests {
             ("MARQUEE_COORDINATOR__DATA_DIR", &data),
             (
                 "MARQUEE_COORDINATOR__DATABASE_URL",
-                "postgres://m:secret@127.0.0.1:1/m",
+                "postgres://m:pa55word@127.0.0.1:1/m",
             ),
         ])
         .await;
         assert_eq!(verdict(&silent, "postgres"), Verdict::Failed);
-        assert!(!format!("{silent:?}").contains("secret"), "{silent:?}");
+        assert!(!format!("{silent:?}").contains("pa55word"), "{silent:?}");
         let open = with(&[("MARQUEE_COORDINATOR__LISTEN", "0.0.0.0:7700")]).await;
         assert_eq!(verdict(&open, "settings"), Verdict::Failed);
     }

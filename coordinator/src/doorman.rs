@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tonic::transport::server::Connected;
 
 /// Connections at once: a hundred workers with a few each, and everybody who watches.
 const ALL_MAX: usize = 2_048;
@@ -70,10 +71,10 @@ impl Doorman {
         Some(Admitted {
             stream,
             silence: Some((Box::pin(tokio::time::sleep(self.speaks_within)), 0)),
-            _place: Place {
+            _place: Some(Place {
                 doorman: self.clone(),
                 host,
-            },
+            }),
         })
     }
 
@@ -108,7 +109,28 @@ pub(crate) struct Admitted<S> {
     stream: S,
     /// Until when it has to speak, and the bytes that it has sent; None: it has.
     silence: Option<(Pin<Box<Sleep>>, usize)>,
-    _place: Place,
+    /// None: what the stream is made of has it.
+    _place: Option<Place>,
+}
+
+impl<S> Admitted<S> {
+    /// A stream within one that was let in, as that of TLS is, whose client has to speak as every client does: who has
+    /// shaken hands and says nothing would keep his place for ever.
+    pub(crate) fn within(stream: S) -> Self {
+        Self {
+            stream,
+            silence: Some((Box::pin(tokio::time::sleep(SPEAKS_WITHIN)), 0)),
+            _place: None,
+        }
+    }
+}
+
+impl<S: Connected> Connected for Admitted<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Admitted<S> {

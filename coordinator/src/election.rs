@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::background;
+use crate::blobs::{BlobError, ObjectTrouble};
+use crate::lifecycle::{self, LifecycleError};
 use crate::role::{Role, Standby};
 use crate::systemd;
 
@@ -247,6 +249,8 @@ impl Election {
             self.won(leader.epoch, &leader);
             return Ok(Some(leader.epoch));
         }
+        // By itself it takes over nothing whose files it lacks. Where nobody leads any more,
+        // whoever starts it anew decides so (`begin`).
         if self.has_other_storage(&leader) {
             return Ok(None);
         }
@@ -426,7 +430,16 @@ async fn begin(app: &App, db: Db, schema: Schema) -> anyhow::Result<()> {
         db.migrate().await?;
     }
     // Only now that it leads: what looks left over may be an upload to the one that leads.
-    app.blobs.remove_leftovers().await?;
+    loop {
+        match settle_blobs(app).await {
+            Ok(()) => break,
+            Err(error) if is_away(&error) => {
+                tracing::warn!(%error, "the store of artifacts does not answer; trying again");
+                sleep(AGAIN_AFTER).await;
+            }
+            Err(error) => return Err(error).context("could not make ready the store of artifacts"),
+        }
+    }
     loop {
         match load(app, &db).await {
             Ok(()) => return Ok(()),
@@ -437,6 +450,21 @@ async fn begin(app: &App, db: Db, schema: Schema) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+async fn settle_blobs(app: &App) -> Result<(), LifecycleError> {
+    // In this order: what is to be settled is read by the first of the two.
+    app.blobs.remove_leftovers().await?;
+    lifecycle::settle_going(app).await
+}
+
+/// Whether it may pass by itself. What a person has to mend ends this process, so that another coordinator can try.
+fn is_away(error: &LifecycleError) -> bool {
+    if let LifecycleError::Store(error) = error {
+        return error.may_pass();
+    }
+    let away = ObjectTrouble::Away;
+    matches!(error, LifecycleError::Blobs(BlobError::Objects { trouble, .. }) if *trouble == away)
 }
 
 async fn load(app: &App, db: &Db) -> Result<(), StoreError> {

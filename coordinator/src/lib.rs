@@ -30,12 +30,15 @@ pub mod listing;
 pub mod lock;
 pub mod log;
 mod metrics;
+pub mod migrate;
+pub mod objects;
 pub mod postgres;
 pub mod rates;
 pub mod reload;
 pub mod role;
 pub mod rpc;
 pub mod scheduler;
+pub mod secrets;
 pub mod session;
 pub mod systemd;
 pub mod tls;
@@ -61,7 +64,6 @@ use marquee_store::Db;
 use marquee_store::leader::Post;
 
 use crate::access::Access;
-use crate::blobs::BlobStore;
 use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
@@ -231,8 +233,7 @@ async fn assemble(
 ) -> anyhow::Result<(App, Election)> {
     let process = env.random.uuid();
     let (db, schema) = database.open(process).await?;
-    let blobs = BlobStore::open(config.artifacts_dir.clone()).await?;
-    let storage = blobs.storage(env.random.uuid()).await?;
+    let (blobs, storage) = objects::open(config, env.random.uuid()).await?;
     let me = election::candidate(process, seat, address, storage);
     let role = Role::default();
     let terms = Terms {
@@ -248,6 +249,8 @@ async fn assemble(
     let mut conn = db.read().await?;
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
     drop(conn);
+    // Only now: the database alone knows which cluster this is.
+    blobs.claim(cluster).await?;
     lock::note_cluster(&config.data_dir, cluster)?;
     let app = App {
         db,
@@ -261,6 +264,7 @@ async fn assemble(
         reports: session::Counter::default(),
         sessions: session::Sessions::default(),
         rates: rates::Rates::default(),
+        secret_keys: secret_keys(config),
         cluster,
         process,
         settings: config.settings,
@@ -269,6 +273,17 @@ async fn assemble(
         shutdown,
     };
     Ok((app, election))
+}
+
+/// The keys for secrets. Without them everything else works, so that is only said.
+fn secret_keys(config: &Config) -> secrets::SecretKeys {
+    let keys = secrets::SecretKeys::at(config.secrets_key.clone());
+    if keys.are_named()
+        && let Err(error) = keys.read()
+    {
+        tracing::warn!(%error, "jobs that name secrets fail until this is mended");
+    }
+    keys
 }
 
 /// Serves until `app.shutdown` is cancelled, or something fails that only a new start can mend.
@@ -303,18 +318,13 @@ async fn serve(
         None => tokio::spawn(server.serve_with_incoming_shutdown(connections, stop)),
         Some(tls) => {
             let connections = tls.accept(connections);
-            tokio::spawn(tls.follow(shutdown.clone()));
+            tokio::spawn(tls.follow(app.walls.trust_news.clone(), shutdown.clone()));
             tokio::spawn(server.serve_with_incoming_shutdown(connections, stop))
         }
     };
     if let Some(files) = app.walls.authority.clone() {
-        let life = app.settings.server_certificate;
-        tokio::spawn(trust::keep(
-            files,
-            life,
-            app.clock.clone(),
-            shutdown.clone(),
-        ));
+        tokio::spawn(trust::keep(app.clone(), files));
+        tokio::spawn(trust::follow(app.clone()));
     }
     announce(address, &election)?;
 

@@ -15,7 +15,8 @@ use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
 use marquee_coordinator::trust::authority::{Bundle, Files};
 use marquee_coordinator::trust::enable;
-use marquee_coordinator::{backup, doctor, trust};
+use marquee_coordinator::{backup, doctor, migrate, objects, trust};
+use marquee_domain::doctor::Verdict;
 use marquee_proto::v1;
 use marquee_settings::{Service, WRONG_SETTINGS, as_toml, become_owner_of, variables};
 
@@ -50,6 +51,9 @@ enum Command {
     Token(TokenCommand),
     /// Print the authority's certificates (PEM), which clients on other hosts need and everybody may know
     Ca,
+    /// Print a new key for secrets, as a line for the file that "secrets_key" names: the first line is for new secrets, the
+    /// others are to read older ones
+    SecretsKey,
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -63,14 +67,28 @@ enum Command {
     },
     /// Fill an empty database and an empty folder of artifacts from a backup, all of which is checked before
     ///
-    /// Run it as root or as the coordinator's account, which must be able to read the backup, while no coordinator runs. Then start the coordinator, and
-    /// let "marquee audit verify" judge the result.
+    /// Run it as root or as the coordinator's account, which must be able to read the backup, while no coordinator
+    /// runs. Then start the coordinator, and let "marquee audit verify" judge the result.
     Restore {
         folder: PathBuf,
         /// Only read and check the backup
         #[arg(long)]
         check: bool,
     },
+    /// Try what an upgrade will do to the tables, and take it back; exit code 1 if it will not go well
+    ///
+    /// The coordinator that leads does it itself when it starts. Tables that change are locked while it is tried, for as long as
+    /// it takes: a cluster at work waits, and loses nothing.
+    Migrate {
+        /// Only try it
+        #[arg(long, required = true)]
+        dry_run: bool,
+    },
+    /// Copy the artifacts of a folder to the bucket that the settings name now
+    ///
+    /// Run it while the coordinator is at work, and once more when it is stopped: the second time copies what is new. What
+    /// is there already is not copied again. artifacts_dir names the folder of before; nothing of it is changed.
+    CopyArtifacts,
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
@@ -120,8 +138,13 @@ enum TokenCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Read the settings as a start would; exit code 1, with the key and the way out, if they cannot be used
-    Check,
+    /// Read the settings as a start would, and try the bucket that they name; exit code 1, with the key and the way out, if
+    /// they cannot be used
+    Check {
+        /// Leave out the bucket
+        #[arg(long)]
+        settings_only: bool,
+    },
     /// Print the settings in force as a settings file; passwords are not shown
     Show {
         /// Beside each value, where it was written
@@ -145,9 +168,12 @@ fn main() -> ExitCode {
             Some(Command::Init(init)) => init_here(&args.flags, &init),
             Some(Command::Token(command)) => token(&args.flags, command),
             Some(Command::Ca) => authority(&args.flags),
+            Some(Command::SecretsKey) => new_secrets_key(),
             Some(Command::Config(command)) => settings(&args.flags, &command),
             Some(Command::Backup { folder }) => back_up(&args.flags, &folder),
             Some(Command::Restore { folder, check }) => restore(&args.flags, &folder, check),
+            Some(Command::Migrate { .. }) => migrate(&args.flags),
+            Some(Command::CopyArtifacts) => copy_artifacts(&args.flags),
             Some(Command::Man) => manual(),
             None => run(&args).map(|()| ExitCode::SUCCESS),
         }
@@ -201,6 +227,8 @@ fn init_here(flags: &Flags, init: &Init) -> anyhow::Result<ExitCode> {
 
 fn init_and_start(service: Service, flags: &Flags, init: &Init) -> anyhow::Result<ExitCode> {
     let place = Config::place(flags, variables())?;
+    // As it is before the other process works: by the difference `enable` knows whether to start
+    // the service again.
     let before = enable::certificate(&place);
     // In a process of its own, which becomes the coordinator's account: systemd wants root, and the files must not be its.
     let mut part = std::process::Command::new(std::env::current_exe()?);
@@ -290,16 +318,55 @@ fn look(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn settings(flags: &Flags, command: &ConfigCommand) -> anyhow::Result<ExitCode> {
-    let listing = Config::listing(flags, variables())?;
+    let config = Config::load(flags, variables())?;
+    let listing = &config.listing;
     let text = match command {
-        ConfigCommand::Check => "settings: ok\n".to_owned(),
+        ConfigCommand::Check {
+            settings_only: true,
+        } => "settings: ok\n".to_owned(),
+        ConfigCommand::Check { .. } => return check(&config),
         ConfigCommand::Show { json: true, .. } => {
-            format!("{}\n", serde_json::to_string(&listing)?)
+            format!("{}\n", serde_json::to_string(listing)?)
         }
-        ConfigCommand::Show { origin, .. } => as_toml(&listing, *origin),
+        ConfigCommand::Show { origin, .. } => as_toml(listing, *origin),
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check(config: &Config) -> anyhow::Result<ExitCode> {
+    let bucket = tokio::runtime::Runtime::new()?.block_on(objects::probe(config));
+    let Some(bucket) = bucket else {
+        return print("settings: ok\n");
+    };
+    if bucket.verdict == Verdict::Failed {
+        let cure = bucket.cure.unwrap_or_default();
+        anyhow::bail!("{}; {cure}", bucket.found);
+    }
+    print(&format!("settings: ok\nbucket: {}\n", bucket.found))
+}
+
+fn copy_artifacts(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = Config::load(flags, variables())?;
+    become_owner_of(&config.data_dir)?;
+    let say = |text: &str| eprintln!("{text}");
+    let copied = tokio::runtime::Runtime::new()?.block_on(objects::copy(&config, say))?;
+    let objects::Copied {
+        files,
+        bytes,
+        were_there,
+        damaged,
+    } = copied;
+    print(&format!(
+        "copied {files} files of {bytes} bytes, {were_there} were there already; start the coordinator, then: marquee audit verify\n"
+    ))?;
+    if damaged == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::bail!(
+        "{damaged} files are damaged in {:?} and were left there; \"marquee audit verify\" names their jobs, which \"marquee retry\" runs again",
+        config.artifacts_dir
+    )
 }
 
 fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
@@ -312,7 +379,7 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
     }
     // For whoever looks at the exit code alone: there is something that jobs name and no backup holds.
     anyhow::bail!(
-        "the backup stands, but {} files that jobs name were missing or damaged in artifacts_dir, such as {} ({}); \"marquee audit verify\" names their jobs",
+        "the backup stands, but {} files that jobs name were missing or damaged, such as {} ({}); \"marquee audit verify\" names their jobs",
         absent.len(),
         absent[0].digest.short(),
         absent[0].why
@@ -333,6 +400,22 @@ fn restore(flags: &Flags, folder: &Path, check: bool) -> anyhow::Result<ExitCode
         "{}it is restored; start the coordinator, then: marquee audit verify\n",
         manifest.text()
     ))
+}
+
+fn new_secrets_key() -> anyhow::Result<ExitCode> {
+    let key = marquee_coordinator::secrets::new_key()?;
+    print(&format!("{key}\n"))
+}
+
+fn migrate(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = Config::load(flags, variables())?;
+    let (told, is_well) = tokio::runtime::Runtime::new()?.block_on(migrate::dry_run(&config))?;
+    print(&told)?;
+    Ok(if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn manual() -> anyhow::Result<ExitCode> {

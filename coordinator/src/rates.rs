@@ -32,7 +32,7 @@ const DEAL_EVERY: Duration = Duration::from_millis(500);
 const NUDGE_EVERY: Duration = Duration::from_millis(250);
 /// A change of a rank's share by this part of the limit is told at once.
 const WORTH_TELLING: f64 = 0.05;
-/// A share below this is none: it would be a request in minutes.
+/// A smaller share is rounded down to nothing: it would be one request in minutes.
 const LEAST_PER_SECOND: f64 = 0.01;
 /// Bytes of a host's name with its port.
 const HOST_MAX_BYTES: usize = 300;
@@ -63,6 +63,7 @@ impl Asks {
         let hosts: BTreeSet<String> = rate.hosts.into_iter().collect();
         let makes_sense = [rate.limit, rate.used, rate.held].into_iter().all(is_sound)
             && rate.limit > 0.0
+            // One more, which stands for all others (`OTHER_HOSTS`).
             && hosts.len() <= HOSTS_MAX + 1
             && hosts.iter().all(|host| host.len() <= HOST_MAX_BYTES);
         makes_sense.then(|| Self {
@@ -101,7 +102,7 @@ pub struct Rates(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    ranks: BTreeMap<RankKey, Entry>,
+    ranks: BTreeMap<RankKey, RateEntry>,
     /// Number of the newest share.
     number: u64,
     /// Nobody is raised before then while `unheard` is not empty.
@@ -124,7 +125,7 @@ impl State {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RateEntry {
     worker: WorkerId,
     asks: Asks,
     heard: Instant,
@@ -140,10 +141,11 @@ struct Given {
     until: Instant,
 }
 
-impl Entry {
+impl RateEntry {
     /// The most that it may ask `host` for now.
     fn most_at(&self, host: &str, now: Instant) -> f64 {
         let live = self.given.iter().filter(|given| given.until > now);
+        // The largest and not the sum: it keeps to one of them, and nobody knows yet to which.
         live.filter(|given| given.hosts.iter().any(|named| named == host))
             .map(|given| given.per_second)
             .fold(0.0, f64::max)
@@ -258,7 +260,7 @@ impl State {
             } else {
                 Vec::new()
             };
-            let entry = Entry {
+            let entry = RateEntry {
                 worker,
                 asks,
                 heard: now,
@@ -383,6 +385,8 @@ impl State {
             key,
             number,
             per_second,
+            // One at least, also without a rate: it is the request that goes first when there is
+            // one.
             in_flight: in_flight.clamp(1, entry.asks.in_flight),
             hosts,
         })

@@ -44,7 +44,7 @@ pub struct Standby {
     pub leader: Option<String>,
     /// Why nothing can be read here; None: it can.
     pub unreadable: Option<&'static str>,
-    /// It has another folder of artifacts than the one that leads.
+    /// It has another store of artifacts than the one that leads.
     pub other_storage: bool,
 }
 
@@ -122,7 +122,7 @@ impl Role {
             Some(why) => why,
             None if !is_read => "and changes nothing",
             None if OF_BLOBS.contains(&path) && standby.other_storage => {
-                "and has another folder of artifacts (artifacts_dir) than the one that leads"
+                "and has another store of artifacts (artifacts_dir or [s3]) than the one that leads"
             }
             None => return None,
         };

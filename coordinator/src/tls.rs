@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use marquee_proto::certificate;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
 use crate::config::TlsFiles;
+use crate::doorman::Admitted;
 use crate::env::Connection;
+use crate::walls::TrustNews;
 
 /// How long a client may take for its handshake: one that sends nothing must not hold a place.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -65,11 +68,13 @@ impl Tls {
     }
 
     /// Looks at the files until `shutdown`, and takes what is new in them.
-    pub async fn follow(self, shutdown: CancellationToken) {
+    /// At each ring of `news` at once.
+    pub async fn follow(self, news: TrustNews, shutdown: CancellationToken) {
         let mut said = String::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = news.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let tls = self.clone();
@@ -111,21 +116,25 @@ impl Tls {
     }
 
     /// The connections that speak TLS as they should. The others are told why not, where they can understand it.
-    pub fn accept(
+    pub(crate) fn accept(
         &self,
         connections: BoxStream<'static, io::Result<Connection>>,
-    ) -> BoxStream<'static, io::Result<TlsStream<Connection>>> {
+    ) -> BoxStream<'static, io::Result<Admitted<TlsStream<Connection>>>> {
         let tls = self.clone();
         connections
             .map(move |connection| {
                 let tls = tls.clone();
                 async move {
                     match connection {
-                        Ok(connection) => tls.shake_hands(connection).await.map(Ok),
+                        Ok(connection) => {
+                            let stream = tls.shake_hands(connection).await?;
+                            Some(Ok(Admitted::within(stream)))
+                        }
                         Err(error) => Some(Err(error)),
                     }
                 }
             })
+            // Beside each other: a client that takes its time holds up nobody else's handshake.
             .buffer_unordered(HANDSHAKES_MAX)
             .filter_map(std::future::ready)
             .boxed()
@@ -149,7 +158,19 @@ impl Tls {
             Ok(Ok(stream)) => Some(stream),
             // The client hears little of it, so that whoever looks for the cause finds it here.
             Ok(Err(error)) => {
-                tracing::info!(?remote, %error, "a connection was refused by TLS");
+                let text = error.to_string();
+                match certificate::clock_hint(&text) {
+                    Some(dates) => {
+                        tracing::info!(
+                            ?remote,
+                            error = text,
+                            "a connection was refused by TLS: {dates}"
+                        );
+                    }
+                    None => {
+                        tracing::info!(?remote, error = text, "a connection was refused by TLS")
+                    }
+                }
                 None
             }
             Err(_) => {

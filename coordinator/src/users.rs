@@ -21,7 +21,7 @@ use crate::env::Clock;
 use crate::role::Role as Leadership;
 
 pub(crate) use book::Known;
-pub(crate) use flow::{Flow, Open};
+pub(crate) use flow::{Asker, Flow, Open};
 pub(crate) use who::{Means, NotKnown, OwnPage, Who, cookie, is_private, is_tls, session_of};
 
 use book::Book;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use marquee_domain::backoff::Backoff;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -45,10 +47,31 @@ pub struct Walls {
     pub access: Access,
     /// The authority by which workers join; None: there is none.
     pub authority: Option<Files>,
+    /// Rung when that is followed by another one.
+    pub trust_news: TrustNews,
     /// Who the users are.
     pub users: Users,
     /// The settings in force, and where each was written; without what may hold a password.
     pub listing: Listing,
+}
+
+/// Tells whoever waits that the authorities which are believed are others.
+#[derive(Debug, Clone, Default)]
+pub struct TrustNews {
+    bell: Arc<Notify>,
+    /// Held by whoever brings the files in line.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl TrustNews {
+    pub(crate) fn ring(&self) {
+        self.bell.notify_waiters();
+    }
+
+    /// Comes back at the next ring after this was called.
+    pub(crate) fn next(&self) -> OwnedNotified {
+        Arc::clone(&self.bell).notified_owned()
+    }
 }
 
 /// Work that panicked: a fault of this version.

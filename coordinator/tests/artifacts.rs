@@ -37,6 +37,7 @@ async fn upload(client: &mut Client, announced: &Digest, bytes: &[u8]) -> Result
     let header = UploadBlobHeader {
         digest: announced.to_string(),
         size_bytes: bytes.len() as u64,
+        ..Default::default()
     };
     let mut parts = vec![Part::Header(header)];
     parts.extend(
@@ -77,7 +78,10 @@ async fn download(client: &mut Client, digest: &Digest, offset: u64) -> Result<V
 async fn missing(client: &mut Client, digests: &[&Digest]) -> Vec<String> {
     let digests = digests.iter().map(ToString::to_string).collect();
     let answer = client
-        .find_missing_blobs(FindMissingBlobsRequest { digests })
+        .find_missing_blobs(FindMissingBlobsRequest {
+            digests,
+            ..Default::default()
+        })
         .await
         .unwrap();
     answer.into_inner().digests
@@ -124,6 +128,7 @@ async fn a_blob_goes_up_and_comes_down_and_nothing_else_gets_in() {
     let header = UploadBlobHeader {
         digest: other.to_string(),
         size_bytes: 5,
+        ..Default::default()
     };
     let short = vec![
         Part::Header(header.clone()),
@@ -151,6 +156,7 @@ async fn a_blob_goes_up_and_comes_down_and_nothing_else_gets_in() {
     let no_room = UploadBlobHeader {
         digest: other.to_string(),
         size_bytes: 1 << 60,
+        ..Default::default()
     };
     assert_refused(
         send(&mut client, vec![Part::Header(no_room)]).await,

@@ -11,9 +11,8 @@ use marquee_proto::v1;
 use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::verify_audit_response::Body as Answer;
-use tokio::time::timeout;
 
-use crate::program::{Coordinator, command};
+use crate::program::{Coordinator, command, has_succeeded};
 use crate::support::worker::FakeWorker;
 use crate::support::{SOON, manifest, request};
 
@@ -49,21 +48,7 @@ async fn commits(coordinator: &Coordinator, data_dir: &Path, worker: &mut FakeWo
     let job = submitted.unwrap().into_inner().jobs.remove(0);
     let key = worker.take_and_start().await;
     worker.finish(key, Some(manifest("data.txt", text))).await;
-    let watched = v1::WatchRequest {
-        job_ids: vec![job.id],
-        keep_open: true,
-        pipeline_id: 0,
-    };
-    let mut updates = jobs.watch(watched).await.unwrap().into_inner();
-    let succeeded = async {
-        while let Some(update) = updates.message().await.unwrap() {
-            if update.job.unwrap().state() == v1::JobState::Succeeded {
-                return;
-            }
-        }
-        panic!("the watch ended before the job did");
-    };
-    timeout(SOON, succeeded).await.unwrap();
+    has_succeeded(&mut jobs, job.id).await;
 }
 
 async fn verify(coordinator: &Coordinator) -> (Vec<v1::AuditFinding>, v1::AuditSummary) {

@@ -71,6 +71,7 @@ async fn upload(coordinator: &Coordinator, bytes: &'static [u8]) -> Result<(), S
     let header = v1::UploadBlobHeader {
         digest: Digest::of(bytes).to_string(),
         size_bytes: bytes.len() as u64,
+        ..Default::default()
     };
     let parts = [Part::Header(header), Part::Chunk(Bytes::from_static(bytes))];
     let parts = parts.map(|part| v1::UploadBlobRequest { part: Some(part) });

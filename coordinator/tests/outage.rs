@@ -189,7 +189,7 @@ async fn a_commit_whose_answer_is_lost_is_safe_to_try_again() {
     let mut worker = cluster.worker("w1").await;
     let db = &cluster.database.db;
     for when in [When::AfterCommit, When::BeforeCommit, When::Conflict] {
-        for operation in ["submit", "place", "reports", "advance", "worker heartbeat"] {
+        for operation in ["submit", "place", "reports", "advance", "worker heartbeats"] {
             let before = cluster.database.number("SELECT count(*) FROM jobs").await;
             db.fail_next(operation, when);
             let request = support::request(&format!("{operation} {when:?}"), ONE);

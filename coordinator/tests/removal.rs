@@ -243,7 +243,10 @@ async fn a_file_that_is_committed_while_it_is_removed_stays() {
     let key = worker.take_and_start().await;
     let mut client = ArtifactsClient::new(channel(&cluster.running.address).await);
     let digests = vec![digest.to_string()];
-    let asked = v1::FindMissingBlobsRequest { digests };
+    let asked = v1::FindMissingBlobsRequest {
+        digests,
+        ..Default::default()
+    };
     let missing = client.find_missing_blobs(asked).await.unwrap();
     assert!(missing.into_inner().digests.is_empty());
     let gone = remove_artifact(&cluster, &first.artifact_digest).await;
@@ -295,7 +298,10 @@ async fn outputs_that_share_files_are_committed_whole_while_others_are_removed()
             let key = worker.take_and_start().await;
             let files = [POOL[turn % 4], POOL[(turn / 4 + 1) % 4]];
             let digests = files.map(|file| Digest::of(file).to_string()).to_vec();
-            let asked = v1::FindMissingBlobsRequest { digests };
+            let asked = v1::FindMissingBlobsRequest {
+                digests,
+                ..Default::default()
+            };
             let missing = client.find_missing_blobs(asked).await.unwrap();
             let missing = missing.into_inner().digests;
             let mut output = v1::Manifest::default();

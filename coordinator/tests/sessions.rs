@@ -4,7 +4,7 @@ use crate::support;
 use std::time::Duration;
 
 use crate::support::worker::FakeWorker;
-use crate::support::{Cluster, LEASE};
+use crate::support::{Cluster, LEASE, SOON};
 use marquee_coordinator::session::PlacedRank;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank};
 use marquee_domain::job::RankState;
@@ -15,7 +15,7 @@ use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState, WorkerState};
 use marquee_store::jobs;
 use marquee_store::ranks::{self, Assignment, RankChange, RankKey, Reported};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
 
@@ -207,6 +207,32 @@ async fn a_worker_that_comes_back_without_its_ranks_has_lost_them() {
         .clone()
         .unwrap();
     assert_eq!(failure.class(), FailureClass::LostWorker);
+}
+
+/// Signs of life are stored together, and change no worker's state: who is held to be lost is brought back apart.
+#[tokio::test]
+async fn a_worker_that_is_stored_as_lost_comes_back_with_its_heartbeats() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    let other = cluster.worker("w2").await;
+    let mut tx = cluster.database.db.write("a test's own").await.unwrap();
+    tx.execute_raw("UPDATE workers SET state = 'lost' WHERE name = 'w1'")
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let online = "SELECT count(*) FROM workers WHERE state = 'online'";
+    let back = async {
+        while cluster.database.number(online).await < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, back).await.unwrap();
+    drop(other);
+    // And it is given work as before.
+    let id = cluster.submit(ONE).await[0].id;
+    let key = worker.take_and_start().await;
+    worker.finish(key, None).await;
+    cluster.wait_for(id, JobState::Succeeded).await;
 }
 
 #[tokio::test]
@@ -494,6 +520,42 @@ async fn what_a_worker_keeps_of_inputs_is_told_as_it_said_last() {
         while cluster.workers().await[0].cache != Some(cache) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_told_to_both_sides_and_shown() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    assert_eq!(cluster.workers().await[0].clock_ahead_ms, None);
+    let now = || std::time::SystemTime::now();
+    let hour = Duration::from_secs(3_600);
+    for (sequence, clock) in [
+        (20_000, now()),
+        (20_001, now() - hour),
+        (20_002, now() + hour),
+    ] {
+        let heartbeat = v1::Heartbeat {
+            sequence,
+            now: Some(clock.into()),
+            ..v1::Heartbeat::default()
+        };
+        worker
+            .send(v1::worker_message::Body::Heartbeat(heartbeat))
+            .await;
+        // Off already, it is told once; on the way from behind to ahead it was never right.
+        if sequence == 20_001 {
+            let told = worker.notice().await;
+            assert!(told.contains("59 min") || told.contains("60 min"), "{told}");
+            assert!(told.contains("behind the coordinator's"), "{told}");
+        }
+    }
+    let is_ahead = |ms: i64| (3_590_000..3_610_000).contains(&ms);
+    while !cluster.workers().await[0]
+        .clock_ahead_ms
+        .is_some_and(is_ahead)
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -31,6 +31,7 @@ pub mod rate;
 pub mod report;
 pub mod resources;
 pub mod schedule;
+pub mod secret;
 pub mod spec;
 pub mod standing;
 pub mod steady;

@@ -56,6 +56,9 @@ pub const ATTEMPTS_MAX: u32 = 100;
 /// A worker is lost when nothing was heard from it for this long. Architecture promise 6 asks for
 /// a new placement within 15 s of a host's loss, so the lease may take 10 of them.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// How far a worker's clock and the coordinator's may be apart before somebody is told. Nothing breaks by it before 10
+/// minutes, when certificates do; times in logs and metrics of several hosts cannot be compared well before that.
+pub const CLOCKS_APART: Duration = Duration::from_secs(5);
 /// A worker's heartbeat: five may be lost before the lease ends.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of one gRPC message. Artifacts travel in chunks far below it; only listings come near.

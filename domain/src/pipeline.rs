@@ -27,6 +27,7 @@ pub use labels::TMDB_GENRES;
 mod needs;
 mod overrides;
 mod recipe;
+mod secrets;
 mod settings;
 mod sharing;
 mod table;
@@ -140,11 +141,13 @@ fn read(
 }
 
 fn toml_message(text: &str, error: &toml::de::Error) -> String {
+    // The reader's words may have several lines; what is told of a field is one.
     let what = error.message().trim().replace('\n', "; ");
     match error.span() {
         Some(span) => {
             let before = &text[..span.start.min(text.len())];
             let line = before.matches('\n').count() + 1;
+            // Characters and not bytes: as editors count columns.
             let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             format!("line {line}, column {column}: {what}")
         }

@@ -1,5 +1,6 @@
 //! The cluster: what a team would start on its hosts, on one machine and in one folder.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,9 +41,23 @@ impl TestCluster {
     /// Starts a coordinator and `workers` workers of one CPU device with one thread each, and waits
     /// until all are online.
     pub async fn start(workers: usize) -> Result<Self> {
+        Self::start_in(new_folder()?, workers).await
+    }
+
+    /// The same with a key for secrets.
+    pub async fn start_with_secrets(workers: usize) -> Result<Self> {
+        let folder = new_folder()?;
+        let key = Command::new(bin_dir()?.join("marquee-coordinator"))
+            .arg("secrets-key")
+            .output()?;
+        let file = secrets_key(folder.path());
+        std::fs::write(&file, key.stdout)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+        Self::start_in(folder, workers).await
+    }
+
+    async fn start_in(folder: TempDir, workers: usize) -> Result<Self> {
         let bin = bin_dir()?;
-        // A socket's path may have 107 bytes, so the folder's name is short.
-        let folder = tempfile::Builder::new().prefix("mq").tempdir()?;
         let (coordinator, address) = start_coordinator(&bin, folder.path(), "127.0.0.1:0")?;
         let mut cluster = Self {
             bin,
@@ -244,11 +259,23 @@ impl Worker {
     }
 }
 
+/// A socket's path may have 107 bytes, so the folder's name is short.
+fn new_folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("mq").tempdir()?)
+}
+
+fn secrets_key(folder: &Path) -> PathBuf {
+    folder.join("secrets.key")
+}
+
 fn start_coordinator(bin: &Path, folder: &Path, listen: &str) -> Result<(Daemon, String)> {
     let mut command = Command::new(bin.join("marquee-coordinator"));
     command
         .env("MARQUEE_COORDINATOR__DATA_DIR", folder.join("coordinator"))
         .env("MARQUEE_COORDINATOR__LISTEN", listen);
+    if secrets_key(folder).exists() {
+        command.env("MARQUEE_COORDINATOR__SECRETS_KEY", secrets_key(folder));
+    }
     let mut daemon = Daemon::start("coordinator", &mut command, &folder.join("coordinator.log"))?;
     let listening = daemon.listening()?;
     let address = listening["address"]

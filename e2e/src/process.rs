@@ -61,6 +61,8 @@ pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Bytes of the log that were there before: of an earlier daemon.
+    before: usize,
 }
 
 impl Daemon {
@@ -68,6 +70,7 @@ impl Daemon {
     /// that is the event "listening", if `waits` for one.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
+        let before = usize::try_from(file.metadata()?.len())?;
         command
             .stdin(Stdio::null())
             .stderr(file)
@@ -79,6 +82,7 @@ impl Daemon {
             name: name.into(),
             child,
             log: log.into(),
+            before,
         })
     }
 
@@ -163,6 +167,10 @@ impl Drop for Daemon {
         // Already gone is as good.
         drop(self.child.kill());
         drop(self.child.wait());
+        // Among what the test wrote, where somebody looks for what went wrong, and `cargo xtask test` for secrets.
+        let log = self.log();
+        let own = log.get(self.before..).unwrap_or_default();
+        eprintln!("==> log of {}\n{own}", self.name);
     }
 }
 

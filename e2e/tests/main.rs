@@ -12,6 +12,7 @@ mod hostile;
 mod kills;
 mod pipeline;
 mod rates;
+mod secrets;
 mod slurm;
 mod torchrun;
 mod trust;

@@ -1,5 +1,7 @@
 //! A worker joins by a token, as the documentation says, and is its certificate from then on: real daemons, real TLS.
 
+mod rotation;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

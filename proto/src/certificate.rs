@@ -3,6 +3,8 @@
 //!
 //! Read here, since the TLS library checks dates and does not tell them.
 
+pub mod bundle;
+
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use marquee_domain::doctor::Check;
 use rustls_pki_types::CertificateDer;
@@ -57,6 +59,8 @@ fn value(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     } else {
         // Long form: the number of bytes that hold the length.
         let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        // Four bytes say up to 4 GiB, more than any file that was read here; more of them would be
+        // shifted out of the number.
         if bytes.len() > 4 {
             return None;
         }
@@ -88,8 +92,8 @@ fn certificate(der: &[u8]) -> Option<Certificate> {
     })
 }
 
-/// The fields of a certificate from its dates on.
-fn from_validity(der: &[u8]) -> Option<&[u8]> {
+/// The fields of a certificate from its issuer on.
+fn from_issuer(der: &[u8]) -> Option<&[u8]> {
     let (signed, _) = expect(der, SEQUENCE)?;
     let (fields, _) = expect(signed, SEQUENCE)?;
     let fields = match value(fields)? {
@@ -98,7 +102,12 @@ fn from_validity(der: &[u8]) -> Option<&[u8]> {
     };
     let (_, _, fields) = value(fields)?; // serial number
     let (_, fields) = expect(fields, SEQUENCE)?; // algorithm
-    let (_, fields) = expect(fields, SEQUENCE)?; // issuer
+    Some(fields)
+}
+
+/// The fields of a certificate from its dates on.
+fn from_validity(der: &[u8]) -> Option<&[u8]> {
+    let (_, fields) = expect(from_issuer(der)?, SEQUENCE)?;
     Some(fields)
 }
 
@@ -108,9 +117,22 @@ fn from_validity(der: &[u8]) -> Option<&[u8]> {
 pub fn pin(der: &[u8]) -> Option<[u8; 32]> {
     let (_, fields) = expect(from_validity(der)?, SEQUENCE)?;
     let (_, key) = expect(fields, SEQUENCE)?; // subject
-    let (_, rest) = expect(key, SEQUENCE)?;
-    let key = &key[..key.len() - rest.len()];
-    Some(Sha256::digest(key).into())
+    // With its tag and length, as the authority that made the token hashes it.
+    Some(Sha256::digest(whole(key)?).into())
+}
+
+/// The names of a certificate's issuer and of its owner, as they are encoded: by the first a certificate says which
+/// authority signed it. None: it cannot be read.
+#[must_use]
+pub fn issuer_and_subject(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, subject) = expect(from_validity(der)?, SEQUENCE)?;
+    Some((whole(from_issuer(der)?)?, whole(subject)?))
+}
+
+/// The first value, with its tag and its length.
+fn whole(der: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = expect(der, SEQUENCE)?;
+    Some(&der[..der.len() - rest.len()])
 }
 
 /// Why this host's own certificate cannot be shown now, with the way out; None: it can. Asked before anything is
@@ -133,11 +155,68 @@ pub fn unusable(pem: &str, now: DateTime<Utc>) -> Option<String> {
     }
     (own.not_before > now).then(|| {
         format!(
-            "this host's own certificate ({subject}) is good from {} on, and this host's clock says {}; set the clock (\"timedatectl set-ntp true\")",
+            "this host's own certificate ({subject}) is good from {} on, and this host's clock says {}, at least {} behind; set the clock (\"timedatectl set-ntp true\")",
             at(own.not_before),
-            at(now)
+            at(now),
+            span((own.not_before - now).num_seconds())
         )
     })
+}
+
+/// What an error of the TLS library says of the dates of a certificate that was shown, with both clocks that it may be,
+/// and by how much at least. None: it is about something else.
+#[must_use]
+pub fn clock_hint(text: &str) -> Option<String> {
+    let number = |after: &str| -> Option<i64> {
+        let (_, rest) = text.split_once(after)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        rest[..end.unwrap_or(rest.len())].parse().ok()
+    };
+    let at = |seconds: i64| {
+        let at = DateTime::from_timestamp(seconds, 0)?;
+        Some(at.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+    };
+    // In the words of rustls: an error has come through other layers as text when this is asked.
+    let now = number("verification time ")?;
+    let here = at(now)?;
+    const CURE: &str =
+        "compare \"date -u\" on both hosts and set the wrong one (\"timedatectl set-ntp true\")";
+    if let Some(from) = number("not valid before ") {
+        return Some(format!(
+            "the certificate that was shown is good from {} on, and the clock here says {here}: this host's clock is at least {} behind, or that of the coordinator's host, where certificates are made, was ahead; {CURE}",
+            at(from)?,
+            span(from.checked_sub(now)?)
+        ));
+    }
+    let until = number("not valid after ")?;
+    Some(format!(
+        "the certificate that was shown was good until {}, and the clock here says {here}: it was not renewed in time, or this host's clock is at least {} ahead; {CURE}",
+        at(until)?,
+        span(now.checked_sub(until)?)
+    ))
+}
+
+/// `3 d 4 h`, `12 min 5 s`, `40 s`: the two largest parts.
+fn span(seconds: i64) -> String {
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
+    let told = parts[first..]
+        .iter()
+        .take(2)
+        .filter(|(count, _)| *count > 0);
+    let told: Vec<String> = told
+        .map(|(count, unit)| format!("{count} {unit}"))
+        .collect();
+    if told.is_empty() {
+        "0 s".to_owned()
+    } else {
+        told.join(" ")
+    }
 }
 
 /// `260131120000Z` or `20600131120000Z`. Two digits of a year are those of 1950 to 2049.
@@ -156,6 +235,8 @@ fn time(tag: u8, text: &[u8]) -> Option<DateTime<Utc>> {
 }
 
 fn common_name(subject: &[u8]) -> Option<String> {
+    // A search for the bytes and no walk through the name: the name is shown to people, and decides
+    // nothing.
     let at = subject
         .windows(COMMON_NAME.len())
         .position(|window| window == COMMON_NAME)?;
@@ -170,6 +251,7 @@ pub fn check(key: &str, pem: &str, now: DateTime<Utc>) -> Check {
         Ok(found) => found,
         Err(why) => return Check::failed(key, format!("the file {why}"), CURE),
     };
+    // Before any end is looked at: with a clock that is wrong the ends mean nothing.
     if let Some(early) = found.iter().find(|found| found.not_before > now) {
         let from = early.not_before.format("%Y-%m-%d %H:%M UTC");
         let found = format!("{} is good from {from} on only", early.subject);
@@ -218,6 +300,34 @@ mod tests {
             expired.found.contains("Marquee CA expired on"),
             "{expired:?}"
         );
+    }
+
+    #[test]
+    fn an_error_about_dates_says_whose_clock_and_by_how_much() {
+        // As rustls says it.
+        let early = "invalid peer certificate: certificate not valid yet: verification time 1800000000 (UNIX), but certificate is not valid before 1800004205 (4205 seconds in future)";
+        let early = clock_hint(early).unwrap();
+        assert!(early.contains("at least 1 h 10 min behind"), "{early}");
+        assert!(early.contains("2027-01-15 08:00:00 UTC"), "{early}");
+        let late = "certificate expired: verification time 1800000045 (UNIX), but certificate is not valid after 1800000000 (45 seconds ago)";
+        let late = clock_hint(late).unwrap();
+        assert!(late.contains("at least 45 s ahead"), "{late}");
+        for other in [
+            "",
+            "invalid peer certificate: UnknownIssuer",
+            "verification time 99999999999999999999 (UNIX), but certificate is not valid after 3",
+            "verification time 5 (UNIX), but certificate is not valid after x",
+        ] {
+            assert_eq!(clock_hint(other), None, "{other}");
+        }
+        for (seconds, text) in [
+            (0, "0 s"),
+            (86_400, "1 d"),
+            (273_600, "3 d 4 h"),
+            (725, "12 min 5 s"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
     }
 
     #[test]

@@ -91,6 +91,10 @@ pub enum ErrorCode {
     BlobDamaged,
     /// Postgres or the artifact folder cannot be reached just now.
     StorageUnavailable,
+    /// The object store with the artifacts does not answer just now.
+    ObjectStoreAway,
+    /// The object store with the artifacts refuses: a person has to change something.
+    ObjectStoreRefuses,
     /// A written limit was reached.
     LimitReached,
     /// A fault of Marquee's own.
@@ -99,11 +103,20 @@ pub enum ErrorCode {
     SafeMode,
     /// A rehearsal would do harm that does not mend by itself, or finds nothing to break.
     CannotRehearse,
+    /// The coordinator has no key for secrets.
+    NoSecretKey,
+    /// A secret cannot be read by any key that the coordinator has.
+    SecretUnreadable,
+    SecretNotFound,
+    /// Secrets are not handed to who asks.
+    SecretRefused,
+    /// A step from one authority to the next would shut somebody out, or is not the next one.
+    RotationNotReady,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 48] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -139,6 +152,13 @@ impl ErrorCode {
         Self::ScheduleNotFound,
         Self::ScheduleExists,
         Self::CannotRehearse,
+        Self::NoSecretKey,
+        Self::SecretUnreadable,
+        Self::SecretNotFound,
+        Self::SecretRefused,
+        Self::RotationNotReady,
+        Self::ObjectStoreAway,
+        Self::ObjectStoreRefuses,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -185,6 +205,8 @@ impl ErrorCode {
             Self::WorkerNotFound => "MQ0333",
             Self::ScheduleNotFound => "MQ0380",
             Self::ScheduleExists => "MQ0381",
+            Self::ObjectStoreAway => "MQ0395",
+            Self::ObjectStoreRefuses => "MQ0396",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -192,6 +214,11 @@ impl ErrorCode {
             Self::Internal => "MQ0503",
             Self::SafeMode => "MQ0504",
             Self::CannotRehearse => "MQ0385",
+            Self::NoSecretKey => "MQ0386",
+            Self::SecretUnreadable => "MQ0387",
+            Self::SecretNotFound => "MQ0388",
+            Self::SecretRefused => "MQ0389",
+            Self::RotationNotReady => "MQ0390",
         }
     }
 
@@ -209,6 +236,7 @@ impl ErrorCode {
             | Self::UserNotFound
             | Self::TokenNotFound
             | Self::ScheduleNotFound
+            | Self::SecretNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
@@ -220,7 +248,9 @@ impl ErrorCode {
             | Self::WorkerIdInUse
             | Self::StillNeeded
             | Self::NoAuthority
+            | Self::NoSecretKey
             | Self::CannotRehearse
+            | Self::RotationNotReady
             | Self::SafeMode => Code::FailedPrecondition,
             Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned
@@ -228,9 +258,15 @@ impl ErrorCode {
             | Self::NotForWorkers
             | Self::JoinRefused
             | Self::WorkerRevoked
+            | Self::SecretRefused
             | Self::RoleTooLow => Code::PermissionDenied,
-            Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
-            Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
+            Self::BlobMismatch | Self::BlobDamaged | Self::SecretUnreadable => Code::DataLoss,
+            // All pass, and nothing was stored: workers and the command line send the same request again. What a person has
+            // to change, he changes meanwhile.
+            Self::StorageUnavailable
+            | Self::ObjectStoreAway
+            | Self::ObjectStoreRefuses
+            | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,
             Self::Internal => Code::Internal,
         }
@@ -278,6 +314,8 @@ pub fn leader_elsewhere(status: &Status) -> Option<Option<String>> {
     let named = info.metadata.get(LEADER);
     is_it.then(|| {
         named
+            // One that is too long is no address, and the coordinator does not lead all the same:
+            // the client goes on through those it knows.
             .filter(|named| named.len() <= ADDRESS_MAX_BYTES)
             .cloned()
     })
@@ -293,6 +331,8 @@ pub fn invalid_document(errors: &[FieldError]) -> Status {
         let field = start_of(field.clone(), FIELD_MAX_BYTES);
         let message = start_of(message.clone(), FIELD_MESSAGE_MAX_BYTES);
         let bytes = field.len() + message.len() + FIELD_FRAME_BYTES;
+        // The first that does not fit is the end, though a later one may be shorter: what is told
+        // are the first errors, in order.
         if bytes > room {
             break;
         }
@@ -314,6 +354,7 @@ pub fn invalid_document(errors: &[FieldError]) -> Status {
 /// As much of a text as fits; what was cut off is marked.
 fn start_of(mut text: String, max_bytes: usize) -> String {
     if text.len() > max_bytes {
+        // `truncate` panics within a character.
         text.truncate(text.floor_char_boundary(max_bytes - CUT.len()));
         text.push_str(CUT);
     }

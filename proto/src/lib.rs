@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod convert;
 pub mod error;
 mod gpu;
+mod secret;
 
 /// Messages, clients and servers of package `marquee.v1`.
 #[allow(

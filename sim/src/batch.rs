@@ -17,9 +17,9 @@ use crate::place::Place;
 use crate::world::{self, Outcome};
 
 const TEMPLATE: &str = "marquee_template";
-/// Room for the connections of as many worlds as there are cores.
-/// And what spares it work that no world asks for: a plan for each statement and connection in place of one for each of
-/// its first five runs, no loading of PL/pgSQL by each connection, nothing that serves a crash or a statistic.
+/// Settings of the Postgres that all worlds share: room for the connections of as many worlds as there are cores, and
+/// less work. A statement is planned once for each connection instead of in each of its first five runs, PL/pgSQL is
+/// loaded before connections come, and nothing is done for a crash or for statistics.
 const SETTINGS: [&str; 17] = [
     "max_connections=400",
     "autovacuum=off",
@@ -39,6 +39,19 @@ const SETTINGS: [&str; 17] = [
     "update_process_title=off",
     "bgwriter_lru_maxpages=0",
 ];
+/// The tables of Postgres' own that tell of ours.
+const CATALOGUE: [&str; 10] = [
+    "pg_class",
+    "pg_attribute",
+    "pg_type",
+    "pg_proc",
+    "pg_index",
+    "pg_constraint",
+    "pg_trigger",
+    "pg_attrdef",
+    "pg_depend",
+    "pg_statistic",
+];
 /// From this version on Postgres copies a template through its log unless it is told to copy the files, which takes a
 /// third of the time.
 const WITH_STRATEGIES: i64 = 150_000;
@@ -55,6 +68,8 @@ pub struct Report {
     pub virtual_ms: u64,
     pub requests: u64,
     pub lock_waits: u64,
+    /// Connections to Postgres, and processes of it that served them.
+    pub connections: (u64, u64),
     pub jobs: usize,
     pub attempts: usize,
     pub losses: usize,
@@ -79,6 +94,12 @@ impl Server {
         let create = format!("CREATE DATABASE {TEMPLATE}");
         runtime.block_on(testing::execute(&server.url("postgres"), &create));
         runtime.block_on(testing::migrate(&server.url(TEMPLATE)))?;
+        // What the migrations left behind in the catalogue, each process of each world would read past; and the last one to
+        // connect leaves the file by which the others know the catalogue's own tables.
+        for table in CATALOGUE {
+            let vacuum = format!("VACUUM (FREEZE, ANALYZE) {table}");
+            runtime.block_on(testing::execute(&server.url(TEMPLATE), &vacuum));
+        }
         Ok(Self(server))
     }
 
@@ -122,10 +143,13 @@ pub fn play(seed: u64, postgres: &Path, timeline: Option<&Path>) -> anyhow::Resu
         let written = timeline.map_or(Ok(()), |file| fs::write(file, text + "\n"));
         (report(seed, &outcome), written)
     });
+    // By force: a world that broke may have left connections behind.
     let drop = format!("DROP DATABASE {name} WITH (FORCE)");
     runtime.block_on(admin.execute(&drop));
     runtime.block_on(admin.close());
     fs::remove_dir_all(&place.folder)?;
+    // Errors only from here on. The database and the folder are gone in any case, for they lie in
+    // memory and many worlds follow.
     let (report, written) = report?;
     written?;
     Ok(report)
@@ -145,6 +169,7 @@ fn report(seed: u64, outcome: &Outcome) -> Report {
     let text = outcome.timeline.text();
     let mut wrong = check::check(&outcome.history, outcome.rest_ms.is_some());
     wrong.extend(check::losses(&text, &outcome.faults));
+    wrong.extend(check::generations(&outcome.history, &text));
     wrong.extend(check::given_twice(&text));
     let mut faults = BTreeMap::new();
     for planned in &outcome.faults {
@@ -158,8 +183,11 @@ fn report(seed: u64, outcome: &Outcome) -> Report {
         virtual_ms: outcome.timeline.now_ms(),
         requests: outcome.requests,
         lock_waits: outcome.lock_waits,
+        connections: outcome.connections,
         jobs: outcome.history.jobs.len(),
         attempts: outcome.history.attempts.len(),
+        // The coordinator's own words in its log (background/leases.rs), which `check::losses` goes
+        // by as well.
         losses: text.matches("worker lost: ").count(),
         faults,
     }
@@ -195,6 +223,7 @@ pub struct Tally {
     pub virtual_ms: u64,
     pub requests: u64,
     pub lock_waits: u64,
+    pub connections: (u64, u64),
     pub jobs: usize,
     pub attempts: usize,
     pub losses: usize,
@@ -207,6 +236,8 @@ impl Tally {
         self.virtual_ms += report.virtual_ms;
         self.requests += report.requests;
         self.lock_waits += report.lock_waits;
+        self.connections.0 += report.connections.0;
+        self.connections.1 += report.connections.1;
         self.jobs += report.jobs;
         self.attempts += report.attempts;
         self.losses += report.losses;
@@ -245,6 +276,7 @@ impl Batch {
         let mut running: Vec<Running> = Vec::new();
         let mut tally = Tally::default();
         loop {
+            // No new ones then; those that have begun are played to their end and count.
             let is_over = self
                 .within
                 .is_some_and(|within| real_time() - began > within)
@@ -296,6 +328,7 @@ impl Batch {
 
 impl Running {
     fn look(mut self) -> (Self, bool) {
+        // Of a process that cannot be asked about, the output tells what became of it.
         let has_ended = matches!(self.child.try_wait(), Ok(Some(_)) | Err(_));
         if !has_ended && real_time() - self.since > WORLD_WITHIN {
             let _ = self.child.kill();
@@ -309,6 +342,7 @@ impl Running {
         let (Some(stdout), Some(stderr)) = (&mut self.child.stdout, &mut self.child.stderr) else {
             bail!("the process of seed {} has no output", self.seed);
         };
+        // Read after the end and not meanwhile: a world prints one line, which a pipe holds.
         stdout.read_to_string(&mut out)?;
         stderr.read_to_string(&mut err)?;
         let status = self.child.wait()?;
@@ -322,6 +356,7 @@ impl Running {
             virtual_ms: 0,
             requests: 0,
             lock_waits: 0,
+            connections: (0, 0),
             jobs: 0,
             attempts: 0,
             losses: 0,

@@ -15,6 +15,8 @@ use crate::processes::{Ended, Life};
 /// A worker that was cut off takes so long to be heard again at most: until it notices, and until its next try comes
 /// through.
 const RECOVERY_MS: u64 = 15_000;
+/// How long what is left of an attempt may take to leave: the longest fault, a lease, a way back and the grace.
+const LEAVES_WITHIN_MS: u64 = 45_000;
 /// The lease, as everywhere.
 const LEASE_MS: u64 = 10_000;
 
@@ -170,6 +172,7 @@ fn work_was_done(history: &History) -> Vec<String> {
         {
             continue;
         }
+        // At least one rank is looked for, so that a success without any child is found.
         let size = lives.first().map_or(1, |life| life.world_size);
         for rank in 0..size {
             let ends: Vec<_> = lives
@@ -211,6 +214,7 @@ fn results(history: &History) -> Vec<String> {
     for artifact in &history.artifacts {
         for (path, digest) in &artifact.files {
             let name = digest.as_str();
+            // Blobs lie in folders by the first two digits of their digest.
             let file = history.blobs.join(&name[..2]).join(name);
             let Ok(text) = std::fs::read_to_string(&file) else {
                 wrong.push(format!(
@@ -266,6 +270,7 @@ fn devices(history: &History) -> Vec<String> {
                 life.key, life.host
             ));
         }
+        // A child that never ended has its devices to the end of the world.
         let end = life.ended.as_ref().map_or(u64::MAX, |(at, _)| *at);
         for device in *devices {
             let place = (life.host.clone(), format!("{device:?}"));
@@ -297,6 +302,8 @@ fn reports(history: &History) -> Vec<String> {
         let stored = history.lines.get(&key_of_row).unwrap_or(&none);
         let life = history.lives.iter().find(|life| key(life) == key_of_row);
         let said = life.map_or(&none, |life| &life.said);
+        // Only then has the worker sent all of it. Of others the last lines may be lost with their
+        // host.
         let is_whole = row.state == "finished";
         if !said.starts_with(stored) || is_whole && said.len() != stored.len() {
             wrong.push(format!(
@@ -346,8 +353,13 @@ fn brought_back(history: &History, job: &Job) -> bool {
     let pipeline = |id: &i64| history.jobs.get(id).map(|job| job.pipeline_id);
     history.told.iter().any(|told| match told {
         Told::Retried { job: other, .. } => pipeline(other) == Some(job.pipeline_id),
+        // A refusal may follow a first try that was taken and whose answer got lost. It begins with
+        // the wish as it is written for debugging.
         Told::Refused { what } => what.starts_with("Retry"),
-        Told::Submitted { .. } | Told::Cancelled { .. } => false,
+        Told::Submitted { .. }
+        | Told::Cancelled { .. }
+        | Told::Drained { .. }
+        | Told::Resumed { .. } => false,
     })
 }
 
@@ -424,17 +436,7 @@ pub fn given_twice(timeline: &str) -> Vec<String> {
 #[must_use]
 pub fn losses(timeline: &str, faults: &[Planned]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for line in timeline
-        .lines()
-        .filter(|line| line.contains("worker lost: "))
-    {
-        let at_ms = line
-            .split_whitespace()
-            .next()
-            .and_then(|at| at.replace('.', "").parse::<u64>().ok())
-            .unwrap_or(0);
-        let name = line.split("name=worker-").nth(1);
-        let index = name.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    for Loss { at_ms, index, line } in lost(timeline) {
         let is_cut_off = |planned: &Planned| {
             planned.fault.silences() == index
                 && planned.begin_ms <= at_ms
@@ -447,6 +449,65 @@ pub fn losses(timeline: &str, faults: &[Planned]) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The children of an earlier attempt leave when a newer one is there: they are being stopped, which its grace and a
+/// link that is cut delay. They live on only where their worker was judged lost, out of everybody's reach.
+#[must_use]
+pub fn generations(history: &History, timeline: &str) -> Vec<String> {
+    let lost: Vec<Loss<'_>> = lost(timeline).collect();
+    let mut of_job: BTreeMap<i64, Vec<&Life>> = BTreeMap::new();
+    for life in &history.lives {
+        of_job.entry(life.key.job.0).or_default().push(life);
+    }
+    let mut wrong = Vec::new();
+    for lives in of_job.values() {
+        for later in lives {
+            let at = later.began_ms;
+            let lives_on = |earlier: &&&Life| {
+                let end = earlier.ended.as_ref().map_or(u64::MAX, |(at, _)| *at);
+                // Judged lost before the later one began: else the coordinator could reach it, and
+                // had it stopped.
+                let was_lost = lost.iter().any(|loss| {
+                    let name = loss.index.map(|index| format!("worker-{index}"));
+                    name.as_ref() == Some(&earlier.host)
+                        && (earlier.began_ms..=at).contains(&loss.at_ms)
+                });
+                earlier.key.attempt < later.key.attempt && end > at + LEAVES_WITHIN_MS && !was_lost
+            };
+            for earlier in lives.iter().filter(lives_on) {
+                wrong.push(format!(
+                    "rank {} began at {at} ms, and rank {} of an earlier attempt ran on {}, which was not lost",
+                    later.key, earlier.key, earlier.host
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// A worker that was judged lost, as the time line says.
+struct Loss<'a> {
+    at_ms: u64,
+    index: Option<usize>,
+    line: &'a str,
+}
+
+fn lost(timeline: &str) -> impl Iterator<Item = Loss<'_>> {
+    let lines = timeline.lines();
+    lines
+        .filter(|line| line.contains("worker lost: "))
+        .map(|line| {
+            let at = line.split_whitespace().next();
+            let at_ms = at.and_then(|at| at.replace('.', "").parse().ok());
+            let name = line.split("name=worker-").nth(1);
+            let index = name.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            Loss {
+                at_ms: at_ms.unwrap_or(0),
+                index,
+                line,
+            }
+        })
 }
 
 #[cfg(test)]

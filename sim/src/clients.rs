@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use marquee_proto::v1;
+use chrono::DateTime;
 use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::workers_client::WorkersClient;
+use marquee_proto::{convert, v1};
 use serde_json::json;
 use tokio::time::sleep;
 use tonic::transport::{Channel, Endpoint};
@@ -14,7 +16,7 @@ use tower::service_fn;
 
 use crate::draw::Draw;
 use crate::script::Script;
-use crate::surroundings::{PORT, connect};
+use crate::surroundings::{BEGIN, PORT, connect};
 use crate::timeline::Timeline;
 
 /// How long a client waits for an answer, and then before it asks again.
@@ -22,6 +24,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_millis(400);
 /// Requests come within this time.
 const BUSY_MS: u64 = 14_000;
+
+/// Worlds in a hundred in which somebody empties a worker, and has it take jobs again.
+const DRAINED: u64 = 30;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +46,28 @@ pub enum Wish {
         request: String,
         place: usize,
     },
+    /// The worker takes nothing new, and what runs there by the deadline is moved.
+    Drain {
+        worker: String,
+        deadline_ms: u64,
+    },
+    /// It takes jobs again.
+    Resume {
+        worker: String,
+    },
 }
 
 impl Wish {
-    /// Which of so many clients has it: those of one pipeline have the same.
+    /// Which of so many clients has it: those of one pipeline, or one worker, have the same.
     #[must_use]
     pub fn owner(&self, clients: usize) -> usize {
         let (Self::Submit { request, .. }
         | Self::Cancel { request, .. }
-        | Self::Retry { request, .. }) = self;
+        | Self::Retry { request, .. }
+        | Self::Drain {
+            worker: request, ..
+        }
+        | Self::Resume { worker: request }) = self;
         let number = request
             .rsplit('-')
             .next()
@@ -76,6 +94,12 @@ pub enum Told {
     Retried {
         job: i64,
         at_ms: u64,
+    },
+    Drained {
+        worker: String,
+    },
+    Resumed {
+        worker: String,
     },
     /// A final answer that was no.
     Refused {
@@ -104,6 +128,8 @@ impl Ledger {
             Told::Submitted { .. }
             | Told::Cancelled { .. }
             | Told::Retried { .. }
+            | Told::Drained { .. }
+            | Told::Resumed { .. }
             | Told::Refused { .. } => None,
         })
     }
@@ -122,7 +148,10 @@ pub fn wishes(draw: &mut Draw) -> Vec<(u64, Wish)> {
         let at = draw.between(200, BUSY_MS);
         let is_endless = draw.chance(15);
         let (document, jobs, places) = if is_endless {
-            let job = json!({ "kind": "command", "argv": Script::endless(draw).argv() });
+            // Others may have it make room, once it has run for long enough.
+            let gives_way = draw.chance(60);
+            let argv = Script::endless(draw).argv();
+            let job = json!({ "kind": "command", "preemptible": gives_way, "argv": argv });
             let document =
                 json!({ "name": format!("pipeline-{number}"), "jobs": { "endless": job } });
             (document.to_string(), 1, 1)
@@ -137,7 +166,9 @@ pub fn wishes(draw: &mut Draw) -> Vec<(u64, Wish)> {
                 jobs,
             },
         ));
+        // One for both: so a retry meets a job that is being cancelled, too.
         let place = draw.index(places);
+        // An endless job is cancelled in any case, or its world would never come to rest.
         if is_endless || draw.chance(35) {
             let cancel = at + draw.between(1, 7_000);
             let request = request.clone();
@@ -148,13 +179,38 @@ pub fn wishes(draw: &mut Draw) -> Vec<(u64, Wish)> {
             wishes.push((retry, Wish::Retry { request, place }));
         }
     }
+    if draw.chance(DRAINED) {
+        // Every world has two.
+        let worker = format!("worker-{}", draw.index(2));
+        let at = draw.between(2_000, BUSY_MS);
+        let deadline_ms = at + draw.between(0, 3_000);
+        let back = at + draw.between(500, 8_000);
+        let drain = Wish::Drain {
+            worker: worker.clone(),
+            deadline_ms,
+        };
+        wishes.extend([(at, drain), (back, Wish::Resume { worker })]);
+    }
     wishes.sort_by_key(|(at, _)| *at);
     wishes
 }
 
 /// A document, how many jobs and elements it makes, and how many of them are in it.
 fn document(draw: &mut Draw, number: u64) -> (String, u64, usize) {
-    let mut job = |ranks: u64| json!({ "kind": "command", "ranks": ranks, "argv": Script::draw(draw).argv() });
+    let priority = if draw.chance(30) {
+        draw.between(1, 9)
+    } else {
+        0
+    };
+    let mut job = |ranks: u64| {
+        json!({
+            "kind": "command",
+            "ranks": ranks,
+            "priority": priority,
+            "argv": Script::draw(draw).argv(),
+        })
+    };
+    // In turn and not drawn, so that each world has most of the shapes.
     let (jobs, count) = match number % 5 {
         0 => (json!({ "one": job(1) }), 1),
         1 => {
@@ -203,8 +259,11 @@ impl Client {
             let endpoint = Endpoint::from_shared(format!("http://{host}:{PORT}"))?
                 .connect_timeout(ANSWER_WITHIN)
                 .timeout(ANSWER_WITHIN)
+                // So a connection that broke without a word is given up, and the next try has a new
+                // one.
                 .http2_keep_alive_interval(Duration::from_secs(2))
                 .keep_alive_timeout(Duration::from_secs(2));
+            // Not connected yet: a coordinator may be down when the world begins.
             channels.push(endpoint.connect_with_connector_lazy(service_fn(connect)));
         }
         for (at, wish) in wishes {
@@ -218,7 +277,9 @@ impl Client {
     async fn fulfil(&self, channels: &[Channel], wish: &Wish) {
         let mut tries = 0;
         loop {
-            let mut jobs = JobsClient::new(channels[tries % channels.len()].clone());
+            let channel = &channels[tries % channels.len()];
+            let mut jobs = JobsClient::new(channel.clone());
+            let mut workers = WorkersClient::new(channel.clone());
             tries += 1;
             let answer = match wish {
                 Wish::Submit {
@@ -227,6 +288,8 @@ impl Client {
                     jobs: count,
                 } => {
                     let format = v1::document::Format::Json(document.clone());
+                    // The same id at each try, also at another coordinator: `check` wants one
+                    // pipeline of it.
                     let submitted = jobs.submit_pipeline(v1::SubmitPipelineRequest {
                         request_id: request.clone(),
                         document: Some(v1::Document {
@@ -259,6 +322,26 @@ impl Client {
                     let retried = jobs.retry_job(v1::RetryJobRequest { id: job }).await;
                     let at_ms = self.timeline.now_ms();
                     retried.map(|_| Told::Retried { job, at_ms })
+                }
+                Wish::Drain {
+                    worker,
+                    deadline_ms,
+                } => {
+                    let deadline = DateTime::from_timestamp(BEGIN, 0).unwrap_or_default()
+                        + Duration::from_millis(*deadline_ms);
+                    let drained = workers.drain_worker(v1::DrainWorkerRequest {
+                        name: worker.clone(),
+                        deadline: Some(convert::timestamp(deadline)),
+                        reason: "to be cleaned".into(),
+                    });
+                    let worker = worker.clone();
+                    drained.await.map(|_| Told::Drained { worker })
+                }
+                Wish::Resume { worker } => {
+                    let name = worker.clone();
+                    let resumed = workers.resume_worker(v1::ResumeWorkerRequest { name });
+                    let worker = worker.clone();
+                    resumed.await.map(|_| Told::Resumed { worker })
                 }
             };
             match answer {

@@ -34,12 +34,19 @@ pub enum Fault {
     KeeperKilled,
     /// The next COMMIT fails.
     Commit(Cut),
+    /// The next COMMIT of a transaction that has ended jobs fails.
+    CommitOfEnd(Cut),
+    /// Whoever next stores that jobs have ended is killed as soon as that is stored, and started again later.
+    KilledAtEnd,
     /// Postgres is away, for this coordinator.
     PostgresAway(usize),
     /// Postgres answers late, to this coordinator.
     PostgresSlow(usize),
     /// Postgres stands still, for this coordinator: nothing is answered, nothing breaks, and then all goes on.
     PostgresStill(usize),
+    /// The same for whoever leads, from the moment at which it begins a transaction: another one takes over, and then that
+    /// transaction goes on.
+    LeaderStill,
     /// One process of Postgres is ended.
     BackendEnded,
     /// This coordinator's process is stopped for a while, and does not know it.
@@ -47,12 +54,20 @@ pub enum Fault {
     /// The time of day jumps, here or there, and jumps back at the end.
     CoordinatorClock(usize, i64),
     WorkerClock(usize, i64),
+    /// Every host's time of day is set on by so many milliseconds, and stays so: minutes that nobody lived through, in
+    /// which jobs have run for long enough to make room for others.
+    ClocksSetOn(i64),
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let worker = |index: &usize| format!("worker-{index}");
         let head = |index: &usize| format!("head-{index}");
+        let word = |cut: &Cut| match cut {
+            Cut::Before => "does not arrive",
+            Cut::After => "is not answered",
+            Cut::Killed => "kills whoever asks for it",
+        };
         match self {
             Self::Partition(w) => write!(f, "partition from {}", worker(w)),
             Self::Deaf(w) => write!(f, "nothing arrives from {}", worker(w)),
@@ -64,15 +79,18 @@ impl fmt::Display for Fault {
             Self::WorkerKilled(w) => write!(f, "the daemon of {} is killed", worker(w)),
             Self::PowerLost(w) => write!(f, "{} loses power", worker(w)),
             Self::KeeperKilled => write!(f, "a keeper is killed"),
-            Self::Commit(Cut::Before) => write!(f, "the next COMMIT does not arrive"),
-            Self::Commit(Cut::After) => write!(f, "the next COMMIT is not answered"),
+            Self::Commit(cut) => write!(f, "the next COMMIT {}", word(cut)),
+            Self::CommitOfEnd(cut) => write!(f, "the next COMMIT of an end {}", word(cut)),
+            Self::KilledAtEnd => write!(f, "the next COMMIT of an end {}", word(&Cut::Killed)),
             Self::PostgresAway(c) => write!(f, "Postgres is away for {}", head(c)),
             Self::PostgresSlow(c) => write!(f, "Postgres is slow for {}", head(c)),
             Self::PostgresStill(c) => write!(f, "Postgres stands still for {}", head(c)),
+            Self::LeaderStill => write!(f, "Postgres stands still for the one that leads"),
             Self::BackendEnded => write!(f, "a process of Postgres is ended"),
             Self::CoordinatorStoodStill(c) => write!(f, "{} stands still", head(c)),
             Self::CoordinatorClock(c, ms) => write!(f, "the clock of {} jumps by {ms} ms", head(c)),
             Self::WorkerClock(w, ms) => write!(f, "the clock of {} jumps by {ms} ms", worker(w)),
+            Self::ClocksSetOn(ms) => write!(f, "every clock is set on by {ms} ms"),
         }
     }
 }
@@ -96,10 +114,14 @@ impl Fault {
             | Self::PostgresAway(_)
             | Self::PostgresSlow(_)
             | Self::PostgresStill(_)
+            | Self::CommitOfEnd(_)
+            | Self::KilledAtEnd
+            | Self::LeaderStill
             | Self::BackendEnded
             | Self::CoordinatorStoodStill(_)
             | Self::CoordinatorClock(..)
-            | Self::WorkerClock(..) => None,
+            | Self::WorkerClock(..)
+            | Self::ClocksSetOn(_) => None,
         }
     }
 }
@@ -119,9 +141,15 @@ pub fn plan(draw: &mut Draw, coordinators: usize, workers: usize) -> Vec<Planned
     let mut at = FROM_MS;
     while at < UNTIL_MS {
         let fault = one(draw, coordinators, workers);
-        let is_short = matches!(fault, Fault::CoordinatorKilled(_));
-        let longest = if is_short { 4_000 } else { 13_000 };
-        let end_ms = (at + draw.between(50, longest)).min(UNTIL_MS);
+        // Long enough for another one to take over, where it is about that.
+        let (shortest, longest) = if matches!(fault, Fault::LeaderStill) {
+            (4_500, 9_000)
+        } else if matches!(fault, Fault::CoordinatorKilled(_)) {
+            (50, 4_000)
+        } else {
+            (50, 13_000)
+        };
+        let end_ms = (at + draw.between(shortest, longest)).min(UNTIL_MS);
         let planned = Planned {
             fault,
             begin_ms: at,
@@ -139,18 +167,21 @@ fn one(draw: &mut Draw, coordinators: usize, workers: usize) -> Fault {
     let (head, worker) = (draw.index(coordinators), draw.index(workers));
     let jump = |draw: &mut Draw| i64::try_from(draw.between(0, 30_000)).unwrap_or(0) - 15_000;
     // Weighted by what has found most.
-    match draw.between(0, 99) {
+    let cut = |draw: &mut Draw| {
+        if draw.chance(65) {
+            Cut::After
+        } else {
+            Cut::Before
+        }
+    };
+    match draw.between(0, 120) {
         0..=10 => Fault::Hold(worker),
         11..=13 => Fault::PostgresStill(head),
         14..=20 => Fault::Deaf(worker),
         21..=27 => Fault::Mute(worker),
         28..=33 => Fault::Partition(worker),
         34..=45 => Fault::CoordinatorKilled(head),
-        46..=57 => Fault::Commit(if draw.chance(65) {
-            Cut::After
-        } else {
-            Cut::Before
-        }),
+        46..=57 => Fault::Commit(cut(draw)),
         58..=67 => Fault::WorkerKilled(worker),
         68..=72 => Fault::CoordinatorClock(head, jump(draw)),
         73..=76 => Fault::WorkerClock(worker, jump(draw)),
@@ -161,6 +192,12 @@ fn one(draw: &mut Draw, coordinators: usize, workers: usize) -> Fault {
         92..=94 => Fault::BackendEnded,
         95..=96 => Fault::PowerLost(worker),
         97..=98 => Fault::KeeperKilled,
+        99..=103 => Fault::LeaderStill,
+        104..=108 => Fault::CommitOfEnd(cut(draw)),
+        109..=116 => Fault::KilledAtEnd,
+        117..=119 => {
+            Fault::ClocksSetOn(i64::try_from(draw.between(60_000, 1_200_000)).unwrap_or(0))
+        }
         _ => Fault::NoClients,
     }
 }
@@ -189,6 +226,6 @@ mod tests {
             let words = plan.iter().map(|p| format!("{:?}", p.fault));
             seen.extend(words.map(|word| word.split('(').next().unwrap().to_owned()));
         }
-        assert_eq!(seen.len(), 18, "{seen:?}");
+        assert_eq!(seen.len(), 22, "{seen:?}");
     }
 }

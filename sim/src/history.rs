@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::resources::Device;
-use marquee_store::testing::Asker;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +12,7 @@ use crate::audit;
 use crate::clients::{Ledger, Told};
 use crate::place::{Place, artifacts_folder};
 use crate::processes::{Life, Processes};
+use crate::relay::Backends;
 
 /// All of it.
 #[derive(Debug)]
@@ -102,19 +102,18 @@ struct ArtifactRow {
 
 impl History {
     pub(crate) fn read(
-        runtime: &tokio::runtime::Runtime,
         place: &Place,
+        backends: &Backends,
         processes: &Processes,
         ledger: &Ledger,
     ) -> anyhow::Result<Self> {
-        let url = place.url();
-        let asker = runtime.block_on(Asker::connect(&url));
-        let mut rows = Rows { runtime, asker };
+        let rows = Rows(backends);
         let jobs: Vec<Job> = rows.of(
             "SELECT id, pipeline_id, array_job_id, array_size, state, attempt FROM job_states ORDER BY id",
         )?;
         let mut lines: BTreeMap<_, Vec<String>> = BTreeMap::new();
         let stored: Vec<LineRow> = rows.of(
+            // Children write to stdout alone, which is what `Life::said` is compared with.
             "SELECT job_id, attempt, rank, text FROM log_lines WHERE stream = 'stdout'
              ORDER BY job_id, attempt, rank, sequence, line",
         )?;
@@ -137,7 +136,7 @@ impl History {
         Ok(Self {
             told: ledger.entries(),
             lives: processes.lives(),
-            wrong: [processes.wrong(), runtime.block_on(audit::findings(&url))?].concat(),
+            wrong: [processes.wrong(), audit::findings(&place.url())?].concat(),
             pipelines: rows.of("SELECT id, name, request_id FROM pipelines ORDER BY id")?,
             jobs: jobs.into_iter().map(|job| (job.id, job)).collect(),
             needs: rows.of("SELECT job_id, needs_job_id FROM job_needs ORDER BY 1, 2")?,
@@ -155,15 +154,13 @@ impl History {
     }
 }
 
-struct Rows<'a> {
-    runtime: &'a tokio::runtime::Runtime,
-    asker: Asker,
-}
+struct Rows<'a>(&'a Backends);
 
 impl Rows<'_> {
-    fn of<T: DeserializeOwned>(&mut self, query: &str) -> anyhow::Result<Vec<T>> {
+    fn of<T: DeserializeOwned>(&self, query: &str) -> anyhow::Result<Vec<T>> {
+        // As JSON, so that one function reads rows of every shape.
         let query = format!("SELECT row_to_json(t)::text FROM ({query}) t");
-        let rows = self.runtime.block_on(self.asker.words(&query));
+        let rows = self.0.ask(&query)?;
         let rows = rows.iter().map(|row| serde_json::from_str(row));
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -83,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 plant(name)?;
             }
             let random = rand::rngs::StdRng::seed_from_u64(seed);
+            // Libraries that draw for themselves get the seed's numbers, too.
             mad_turmoil::rand::set_rng(random);
             // A thread of its own: the standard library draws the keys of its maps once for each thread.
             let world =
@@ -108,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 count: seeds,
                 within: minutes.map(|minutes| Duration::from_secs(60 * minutes)),
                 at_once: at_once.unwrap_or_else(cores),
+                // The first world that shows a planted bug has found it.
                 first_wrong: planted.is_some(),
                 planted: None,
                 timelines,
@@ -166,6 +168,7 @@ fn play_all(batch: &Batch) -> anyhow::Result<bool> {
         }
     })?;
     say(&summary(&tally, batch::real_time() - began));
+    // No world is no proof, as where the minutes were over before the first one began.
     Ok(tally.wrong.is_empty() && tally.worlds > 0)
 }
 
@@ -180,6 +183,7 @@ fn hunt(batch: &Batch, name: &str) -> anyhow::Result<bool> {
             known.join(", ")
         ),
     };
+    // Asked before anything is started: in such a build each world would fail for want of the bug.
     #[cfg(not(feature = "planted"))]
     plant(String::new())?;
     let server = Server::start()?;
@@ -226,7 +230,7 @@ fn summary(tally: &Tally, took: Duration) -> String {
         .map(|(kind, count)| format!("{kind} {count}"))
         .collect();
     format!(
-        "{} worlds, {} wrong; {} s of them in {} s; {} jobs, {} attempts, {} workers lost; {} statements, {} waits for a lock\nfaults: {}",
+        "{} worlds, {} wrong; {} s of them in {} s; {} jobs, {} attempts, {} workers lost; {} statements, {} waits for a lock, {} connections over {} processes of Postgres\nfaults: {}",
         tally.worlds,
         tally.wrong.len(),
         tally.virtual_ms / 1_000,
@@ -236,6 +240,8 @@ fn summary(tally: &Tally, took: Duration) -> String {
         tally.losses,
         tally.requests,
         tally.lock_waits,
+        tally.connections.0,
+        tally.connections.1,
         faults.join(", "),
     )
 }

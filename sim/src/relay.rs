@@ -1,61 +1,60 @@
 //! Between the daemons and Postgres: a relay that moves only while the simulation does not.
 //!
 //! After each step it takes each connection in a drawn order, gives one whole request to the real server, waits for
-//! the answer, and lays it where the daemon finds it in its next step. So a round trip costs one step, whatever the
+//! the answer, and lays it where the daemon finds it in its next step. So a round trip takes one step, whatever the
 //! machine does, and the order in which statements reach the server is the seed's.
 //!
 //! A statement that waits for a lock has no answer: it is left alone, and asked for again after others have moved.
 //! That it waits is what Postgres itself says (`pg_blocking_pids`).
+//!
+//! A connection has a process of the server's while it is in a transaction; between two of them another one may have it
+//! (`backends`). What a statement does, waits for and locks is the server's own at all times.
 
-use std::collections::VecDeque;
+mod ambush;
+mod backends;
+mod exchange;
+
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use self::ambush::{Ambush, Cut};
+pub use self::backends::Backends;
+use self::backends::{Backend, SOCKET};
+use self::exchange::{Exchange, IDLE, Names, is_known};
 use crate::draw::Draw;
 use crate::timeline::Timeline;
-use crate::wire;
+use crate::wire::{self, Hello, Request};
 
-/// The name that Postgres gives to a socket in its folder.
-const SOCKET: &str = ".s.PGSQL.5432";
 /// How long to listen for an answer before Postgres is asked whether the statement waits for a lock.
 const LISTEN_MS: u16 = 5;
 /// So many times nothing is heard before the server counts as broken: two minutes.
 const LISTENS_MAX: u32 = 24_000;
 
-/// What is done to the next COMMIT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// It never reaches the server: nothing is stored.
-    Before,
-    /// It is stored, and nobody hears so.
-    After,
-}
-
 /// The relay.
 #[derive(Debug)]
 pub struct Relay {
     listener: UnixListener,
-    server: PathBuf,
-    admin: Admin,
+    backends: Backends,
     links: Vec<Link>,
     draw: Draw,
     timeline: Timeline,
-    /// Faults that wait for a COMMIT.
-    pub cuts: VecDeque<Cut>,
     /// The server cannot be reached.
     pub is_away: bool,
     /// The server stands still: requests and answers stay where they are.
     pub is_still: bool,
-    /// Answers are kept back by this many steps.
+    /// It does so as soon as a transaction is to begin while no other one is open.
+    pub is_still_at_begin: bool,
+    /// Answers are kept back by up to so many steps.
     pub slowness: u64,
+    /// The daemon is to be killed now.
+    pub kills: bool,
     step: u64,
-    next: u64,
     /// Requests that were answered, and looks that found one waiting for a lock.
     pub requests: u64,
     pub lock_waits: u64,
@@ -66,26 +65,35 @@ pub struct Relay {
 struct Link {
     number: u64,
     client: UnixStream,
-    server: UnixStream,
+    /// Who the client is, once it has said so.
+    hello: Option<Hello>,
+    names: Names,
+    /// Its process of the server, while it has one.
+    backend: Option<Backend>,
+    /// It has left something in its session, which is its own to the end.
+    is_marked: bool,
+    /// Its transaction has ended jobs.
+    ends_jobs: bool,
+    /// What became of its transaction, in Postgres' letters.
+    status: u8,
     asked: Vec<u8>,
+    /// What the server has been asked and has not answered.
+    exchange: Option<Exchange>,
+    ends_others: Vec<u8>,
     answer: Vec<u8>,
     scanned: usize,
-    is_started: bool,
-    /// The server has a request and has not answered.
-    is_waiting: bool,
     /// From which step on the answer may be given.
     given_at: u64,
     /// The answer, or what is left of it.
     to_give: Vec<u8>,
-    pid: i32,
     is_over: bool,
 }
 
 impl Relay {
-    /// Listens in `folder` for whoever wants to reach the server whose socket lies in `server`.
+    /// Listens in `folder` for whoever wants to reach the server behind `backends`.
     pub fn new(
         folder: &Path,
-        server: &Path,
+        backends: Backends,
         draw: Draw,
         timeline: Timeline,
     ) -> anyhow::Result<Self> {
@@ -94,17 +102,16 @@ impl Relay {
         listener.set_nonblocking(true)?;
         Ok(Self {
             listener,
-            server: server.join(SOCKET),
-            admin: Admin::connect(&server.join(SOCKET))?,
+            backends,
             links: Vec::new(),
             draw,
             timeline,
-            cuts: VecDeque::new(),
             is_away: false,
             is_still: false,
+            is_still_at_begin: false,
             slowness: 0,
+            kills: false,
             step: 0,
-            next: 0,
             requests: 0,
             lock_waits: 0,
         })
@@ -113,6 +120,9 @@ impl Relay {
     /// Moves everything that can move, until the next step.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         self.step += 1;
+        // Most steps are quiet, and one look tells so, in place of one at each connection. No order
+        // is drawn then either: whether it is quiet depends on the daemons alone, and so on the
+        // seed.
         if self.is_still || self.is_quiet()? {
             return Ok(());
         }
@@ -120,7 +130,9 @@ impl Relay {
         let mut order: Vec<usize> = (0..self.links.len()).collect();
         self.draw.shuffle(&mut order);
         for &place in &order {
-            self.turn(place)?;
+            if !self.is_still {
+                self.turn(place)?;
+            }
         }
         self.links.retain(|link| !link.is_over);
         self.listen_again()
@@ -132,7 +144,7 @@ impl Relay {
         while has_moved {
             has_moved = false;
             for place in 0..self.links.len() {
-                if self.links[place].is_waiting && self.listen(place, 0)? {
+                if self.links[place].is_waiting() && self.listen(place, 0)? {
                     has_moved = true;
                 }
             }
@@ -156,13 +168,21 @@ impl Relay {
             return Ok(());
         }
         let place = self.draw.index(self.links.len());
+        let link = &mut self.links[place];
+        let mut pool = self.backends.0.borrow_mut();
+        match link.backend.take() {
+            Some(backend) => pool.terminate(backend)?,
+            // Between two transactions it has none; a free one goes in its place.
+            None => pool.end_one()?,
+        }
+        drop(pool);
         self.end(place)?;
         self.links.retain(|link| !link.is_over);
         Ok(())
     }
 
     fn is_quiet(&self) -> anyhow::Result<bool> {
-        let has_work = |link: &Link| link.is_waiting || !link.to_give.is_empty();
+        let has_work = |link: &Link| link.is_waiting() || !link.to_give.is_empty();
         if self.links.iter().any(has_work) {
             return Ok(false);
         }
@@ -179,32 +199,22 @@ impl Relay {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
+            // Taken and dropped at once, which to a client is a server that is not there.
             if self.is_away {
                 continue;
             }
+            // This side alone. The server is waited for, and so is the end of its process; a daemon
+            // cannot be, since it moves only once this is done.
             client.set_nonblocking(true)?;
-            let number = self.next;
-            self.next += 1;
-            self.links.push(Link {
-                number,
-                client,
-                server: UnixStream::connect(&self.server).context("the server is gone")?,
-                asked: Vec::new(),
-                answer: Vec::new(),
-                scanned: 0,
-                is_started: false,
-                is_waiting: false,
-                given_at: 0,
-                to_give: Vec::new(),
-                pid: 0,
-                is_over: false,
-            });
+            self.links.push(Link::new(client));
         }
     }
 
     /// One connection's turn: what is due is given, and one request is taken.
     fn turn(&mut self, place: usize) -> anyhow::Result<()> {
         let step = self.step;
+        let stops_at_begin = self.is_still_at_begin
+            && (0..self.links.len()).all(|other| other == place || self.links[other].is_at_rest());
         let link = &mut self.links[place];
         if link.is_over {
             return Ok(());
@@ -212,7 +222,7 @@ impl Relay {
         if !link.take_words()? {
             return self.end(place);
         }
-        if link.is_waiting {
+        if link.is_waiting() {
             return Ok(());
         }
         if !link.to_give.is_empty() {
@@ -221,40 +231,113 @@ impl Relay {
             }
             return Ok(());
         }
-        let Some(request) = wire::request(&link.asked, !link.is_started) else {
+        let Some(request) = wire::request(&link.asked, link.hello.is_none()) else {
             return Ok(());
         };
-        let cut = if request.is_commit {
-            self.cuts.pop_front()
-        } else {
-            None
-        };
+        if stops_at_begin && request.is_begin {
+            self.is_still_at_begin = false;
+            self.is_still = true;
+            self.say(place, "its BEGIN is on its way");
+            return Ok(());
+        }
+        // Only here: a cut waits until somebody commits, or it would mostly hit nothing.
+        let cut = request.is_commit.then(|| self.ambush(place)).flatten();
         if cut == Some(Cut::Before) {
             self.say(place, "the connection breaks before its COMMIT");
             return self.end(place);
         }
         let link = &mut self.links[place];
-        link.is_started = true;
         let bytes: Vec<u8> = link.asked.drain(..request.bytes).collect();
-        match link.server.write_all(&bytes) {
+        self.ask(place, request, &bytes)?;
+        match cut {
+            // The process has ended with its answer: no connection is left to break.
+            Some(_) if self.links[place].is_over => Ok(()),
+            Some(Cut::After) => {
+                self.say(place, "the connection breaks after its COMMIT");
+                self.end(place)
+            }
+            Some(Cut::Killed) => {
+                self.say(place, "whoever asked for its COMMIT is killed after it");
+                self.kills = true;
+                self.end(place)
+            }
+            Some(Cut::Before) | None => Ok(()),
+        }
+    }
+
+    /// The fault that waits for this connection's COMMIT.
+    fn ambush(&mut self, place: usize) -> Option<Cut> {
+        let ends_jobs = self.links[place].ends_jobs;
+        let laid = &mut self.backends.0.borrow_mut().ambushes;
+        let fits = laid.iter().position(|laid| ends_jobs || !laid.of_an_end)?;
+        laid.remove(fits).map(|ambush| ambush.cut)
+    }
+
+    /// Gives a request to the server, if it has to be asked.
+    fn ask(&mut self, place: usize, request: Request, bytes: &[u8]) -> anyhow::Result<()> {
+        let backends = self.backends.clone();
+        let mut pool = backends.0.borrow_mut();
+        let link = &mut self.links[place];
+        let Some(hello) = &link.hello else {
+            let hello = Hello::read(bytes);
+            let (number, welcome) = pool.greet(&hello)?;
+            (link.number, link.hello, link.to_give) = (number, Some(hello), welcome);
+            drop(pool);
+            return self.answered(place);
+        };
+        if request.is_goodbye {
+            drop(pool);
+            return self.end(place);
+        }
+        // With a process it would hear so from that. Without one it looks idle, and only this tells
+        // it.
+        if pool.was_ended(&hello.application, link.number) && link.backend.is_none() {
+            link.to_give = wire::last_words();
+            link.give()?;
+            link.is_over = true;
+            return Ok(());
+        }
+        self.requests += 1;
+        if link.backend.is_none() && is_known(bytes, &link.names, &pool.statements, link.status) {
+            let mut none = Default::default();
+            let statements = &mut pool.statements;
+            let exchange = Exchange::new(bytes, &mut link.names, statements, &none, link.status);
+            link.to_give = exchange.answer(&[], statements, &mut none);
+            drop(pool);
+            return self.answered(place);
+        }
+        let mut backend = match link.backend.take() {
+            Some(backend) => backend,
+            None => pool.lend(hello)?,
+        };
+        let known = &backend.prepared;
+        let names = &mut link.names;
+        let exchange = Exchange::new(bytes, names, &mut pool.statements, known, link.status);
+        link.is_marked |= exchange.nature.marks_session;
+        link.ends_jobs |= exchange.nature.ends_jobs;
+        if exchange.nature.ends_others {
+            // Kept until it is answered: only then have they ended, and whoever holds none can be
+            // told.
+            link.ends_others = bytes.to_owned();
+        }
+        if exchange.request.is_empty() {
+            let prepared = &mut backend.prepared;
+            link.to_give = exchange.answer(&[], &mut pool.statements, prepared);
+            link.backend = Some(backend);
+            drop(pool);
+            return self.answered(place);
+        }
+        match backend.stream.write_all(&exchange.request) {
             // A successor has ended the server's process behind it. What that said last is still to be read.
             Err(error) if has_left(&error) => {}
             written => written?,
         }
-        if request.is_goodbye {
-            link.drain_server()?;
-            link.is_over = true;
-            return Ok(());
-        }
-        link.is_waiting = true;
+        link.backend = Some(backend);
+        link.exchange = Some(exchange);
         link.answer.clear();
         link.scanned = 0;
-        self.requests += 1;
+        drop(pool);
         self.listen(place, LISTEN_MS)?;
-        if cut == Some(Cut::After) && !self.links[place].is_over {
-            self.say(place, "the connection breaks after its COMMIT");
-            return self.end(place);
-        }
         Ok(())
     }
 
@@ -262,13 +345,19 @@ impl Relay {
     fn listen(&mut self, place: usize, mut patience: u16) -> anyhow::Result<bool> {
         let mut buffer = [0; 16 * 1024];
         let mut listens = 0;
+        let backends = self.backends.clone();
         loop {
             let link = &mut self.links[place];
-            let mut files = [PollFd::new(link.server.as_fd(), PollFlags::POLLIN)];
+            let Some(backend) = &mut link.backend else {
+                return Ok(true);
+            };
+            let mut files = [PollFd::new(backend.stream.as_fd(), PollFlags::POLLIN)];
             if poll(&mut files, PollTimeout::from(patience))? == 0 {
                 patience = LISTEN_MS;
                 listens += 1;
-                if link.pid != 0 && self.admin.is_blocked(link.pid)? {
+                // Asked of Postgres and not read from the clock: how long a statement works is the
+                // machine's, and would make another world of the same seed.
+                if backends.0.borrow_mut().is_blocked(backend.pid)? {
                     self.lock_waits += 1;
                     return Ok(false);
                 }
@@ -277,14 +366,14 @@ impl Relay {
                 }
                 continue;
             }
-            let count = match link.server.read(&mut buffer) {
+            let count = match backend.stream.read(&mut buffer) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(error.into()),
             };
             if count == 0 {
                 // Its last words, then the end.
-                link.is_waiting = false;
+                (link.exchange, link.backend) = (None, None);
                 link.to_give = std::mem::take(&mut link.answer);
                 link.give()?;
                 link.is_over = true;
@@ -292,17 +381,47 @@ impl Relay {
             }
             link.answer.extend_from_slice(&buffer[..count]);
             let answer = wire::answer(&link.answer, &mut link.scanned);
-            link.pid = answer.pid.unwrap_or(link.pid);
             if answer.is_whole {
-                link.is_waiting = false;
-                link.to_give = std::mem::take(&mut link.answer);
-                link.given_at = self.step + self.slowness;
-                if self.slowness == 0 && !link.give()? {
-                    self.end(place)?;
+                let mut pool = backends.0.borrow_mut();
+                if let Some(exchange) = link.exchange.take() {
+                    let statements = &mut pool.statements;
+                    let prepared = &mut backend.prepared;
+                    link.to_give = exchange.answer(&link.answer, statements, prepared);
                 }
+                link.status = answer.status;
+                let request = std::mem::take(&mut link.ends_others);
+                // Only between transactions: until then its locks and what it has not stored are
+                // this client's.
+                if link.status == IDLE {
+                    link.ends_jobs = false;
+                    if !link.is_marked
+                        && let Some(backend) = link.backend.take()
+                    {
+                        pool.give_back(backend);
+                    }
+                }
+                if !request.is_empty() {
+                    pool.note_ended(&request)?;
+                }
+                drop(pool);
+                self.answered(place)?;
                 return Ok(true);
             }
         }
+    }
+
+    /// An answer is there: it is given at once, or later.
+    fn answered(&mut self, place: usize) -> anyhow::Result<()> {
+        let late = match self.slowness {
+            0 => 0,
+            most => self.draw.between(1, most),
+        };
+        let link = &mut self.links[place];
+        link.given_at = self.step + late;
+        if late == 0 && !link.give()? {
+            self.end(place)?;
+        }
+        Ok(())
     }
 
     /// Ends a connection on both sides. What it had begun is rolled back, and its locks are free, before this
@@ -314,14 +433,24 @@ impl Relay {
         }
         let _ = link.client.shutdown(Shutdown::Both);
         link.is_over = true;
-        if link.is_waiting {
+        let (is_waiting, is_idle) = (link.is_waiting(), link.status == IDLE);
+        let Some(mut backend) = link.backend.take() else {
+            return Ok(());
+        };
+        let mut pool = self.backends.0.borrow_mut();
+        if is_waiting {
             // It would go on waiting for its lock, and use it.
-            self.admin.terminate(link.pid)?;
+            pool.terminate(backend)
+        } else if link.is_marked {
+            drop(pool);
+            backend.dismiss()
         } else {
-            let _ = link.server.write_all(&wire::GOODBYE);
+            // One that a successor has ended meanwhile is nobody's: it is dropped here.
+            if is_idle || backend.roll_back() {
+                pool.give_back(backend);
+            }
+            Ok(())
         }
-        link.drain_server()?;
-        Ok(())
     }
 
     fn say(&self, place: usize, what: &str) {
@@ -331,6 +460,37 @@ impl Relay {
 }
 
 impl Link {
+    fn new(client: UnixStream) -> Self {
+        Self {
+            number: 0,
+            client,
+            hello: None,
+            names: Names::new(),
+            backend: None,
+            is_marked: false,
+            ends_jobs: false,
+            status: IDLE,
+            asked: Vec::new(),
+            exchange: None,
+            ends_others: Vec::new(),
+            answer: Vec::new(),
+            scanned: 0,
+            given_at: 0,
+            to_give: Vec::new(),
+            is_over: false,
+        }
+    }
+
+    /// The server has a request and has not answered.
+    fn is_waiting(&self) -> bool {
+        self.exchange.is_some()
+    }
+
+    /// It is in no transaction.
+    fn is_at_rest(&self) -> bool {
+        self.is_over || self.status == IDLE && !self.is_waiting()
+    }
+
     /// Reads what the client says. False: it has left.
     fn take_words(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 16 * 1024];
@@ -357,19 +517,6 @@ impl Link {
         }
         Ok(true)
     }
-
-    /// Waits until the server's process has gone, and with it all that it held.
-    fn drain_server(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match self.server.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
 }
 
 /// Whether the other end of a connection is gone.
@@ -378,49 +525,4 @@ fn has_left(error: &io::Error) -> bool {
         error.kind(),
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
     )
-}
-
-/// A connection of the relay's own, to ask about others.
-#[derive(Debug)]
-struct Admin(UnixStream);
-
-impl Admin {
-    fn connect(socket: &Path) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
-        let mut admin = Self(stream);
-        let hello = wire::startup("marquee", "postgres");
-        admin.0.write_all(&hello)?;
-        admin.answer()?;
-        Ok(admin)
-    }
-
-    fn is_blocked(&mut self, pid: i32) -> anyhow::Result<bool> {
-        let blockers = self.ask(&format!("SELECT cardinality(pg_blocking_pids({pid}))"))?;
-        Ok(blockers.is_some_and(|count| count != "0"))
-    }
-
-    fn terminate(&mut self, pid: i32) -> anyhow::Result<()> {
-        self.ask(&format!("SELECT pg_terminate_backend({pid})"))?;
-        Ok(())
-    }
-
-    fn ask(&mut self, query: &str) -> anyhow::Result<Option<String>> {
-        self.0.write_all(&wire::query(query))?;
-        Ok(wire::first_value(&self.answer()?))
-    }
-
-    fn answer(&mut self) -> anyhow::Result<Vec<u8>> {
-        let (mut bytes, mut scanned) = (Vec::new(), 0);
-        let mut buffer = [0; 8 * 1024];
-        loop {
-            let count = self.0.read(&mut buffer)?;
-            if count == 0 {
-                bail!("Postgres has closed the relay's own connection");
-            }
-            bytes.extend_from_slice(&buffer[..count]);
-            if wire::answer(&bytes, &mut scanned).is_whole {
-                return Ok(bytes);
-            }
-        }
-    }
 }

@@ -26,7 +26,7 @@ use crate::timeline::Timeline;
 
 /// The time of day at which every world begins, in seconds. It lies in the past, so that no file that is made in
 /// a simulation looks old to it.
-const BEGIN: i64 = 1_767_225_600;
+pub(crate) const BEGIN: i64 = 1_767_225_600;
 /// Where coordinators listen.
 pub(crate) const PORT: u16 = 7_700;
 
@@ -36,6 +36,8 @@ pub struct HostClock {
     world: Timeline,
     /// How far the time of day is off.
     skew_ms: AtomicI64,
+    /// How far it was set on, for good.
+    set_on_ms: AtomicI64,
     /// How much time the daemon has missed, having stood still.
     missed_us: AtomicU64,
 }
@@ -45,6 +47,7 @@ impl HostClock {
         Self {
             world,
             skew_ms: AtomicI64::new(0),
+            set_on_ms: AtomicI64::new(0),
             missed_us: AtomicU64::new(0),
         }
     }
@@ -59,6 +62,10 @@ impl HostClock {
         self.skew_ms.store(ms, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_on(&self, ms: i64) {
+        self.set_on_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
     pub(crate) fn miss(&self, time: Duration) {
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.missed_us.fetch_add(us, Ordering::Relaxed);
@@ -67,14 +74,17 @@ impl HostClock {
 
 impl Clock for HostClock {
     fn now(&self) -> DateTime<Utc> {
-        self.right() + TimeDelta::milliseconds(self.skew_ms.load(Ordering::Relaxed))
+        let off = [&self.skew_ms, &self.set_on_ms].map(|ms| ms.load(Ordering::Relaxed));
+        self.right() + TimeDelta::milliseconds(off.iter().sum())
     }
 
     fn of_postgres(&self) -> Option<DateTime<Utc>> {
+        // Without the host's skew: there is one database, and it has one clock.
         Some(self.right())
     }
 
     fn monotonic(&self) -> Duration {
+        // A process that is stopped has no part in it: the monotonic clock goes on meanwhile.
         let missed = self.missed_us.load(Ordering::Relaxed);
         // Hosts have run for a while when their daemons start.
         Duration::from_secs(1_000) + Duration::from_micros(self.world.now_us() + missed)

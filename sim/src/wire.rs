@@ -7,6 +7,7 @@ const LENGTH_BYTES: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) bytes: usize,
+    pub(crate) is_begin: bool,
     pub(crate) is_commit: bool,
     /// The client says goodbye, and no answer comes.
     pub(crate) is_goodbye: bool,
@@ -18,6 +19,7 @@ pub(crate) fn request(bytes: &[u8], is_first: bool) -> Option<Request> {
         let size = length(bytes, 0)?;
         return (bytes.len() >= size).then_some(Request {
             bytes: size,
+            is_begin: false,
             is_commit: false,
             is_goodbye: false,
         });
@@ -26,11 +28,15 @@ pub(crate) fn request(bytes: &[u8], is_first: bool) -> Option<Request> {
     loop {
         let message = message(bytes, at)?;
         let (kind, end) = (bytes[at], at + message);
+        // Sync, Query, Terminate: after these a client waits. Parse, Bind and the others go with
+        // the Sync that follows them.
         if matches!(kind, b'S' | b'Q' | b'X') {
-            let is_commit = kind == b'Q' && bytes[at + 5..end].starts_with(b"COMMIT");
+            let is_query = |word: &[u8]| kind == b'Q' && bytes[at + 5..end].starts_with(word);
             return Some(Request {
                 bytes: end,
-                is_commit,
+                // sqlx sends both as simple queries. A prepared COMMIT would be cut by no fault.
+                is_begin: is_query(b"BEGIN"),
+                is_commit: is_query(b"COMMIT"),
                 is_goodbye: kind == b'X',
             });
         }
@@ -45,6 +51,8 @@ pub(crate) struct Answer {
     pub(crate) is_whole: bool,
     /// The number of the server's process, where it said so.
     pub(crate) pid: Option<i32>,
+    /// What became of the client's transaction, as of the last message.
+    pub(crate) status: u8,
 }
 
 /// Reads on in an answer from `scanned`, and moves that.
@@ -53,7 +61,11 @@ pub(crate) fn answer(bytes: &[u8], scanned: &mut usize) -> Answer {
     while let Some(size) = message(bytes, *scanned) {
         let body = *scanned + 1 + LENGTH_BYTES;
         match bytes[*scanned] {
-            b'Z' => found.is_whole = true,
+            // ReadyForQuery ends each answer; BackendKeyData ("K") comes once, after the login.
+            b'Z' => {
+                found.is_whole = true;
+                found.status = bytes[body];
+            }
             b'K' => {
                 let pid = bytes.get(body..body + 4).and_then(|b| b.try_into().ok());
                 found.pid = pid.map(i32::from_be_bytes);
@@ -65,37 +77,101 @@ pub(crate) fn answer(bytes: &[u8], scanned: &mut usize) -> Answer {
     found
 }
 
-/// The first column of the first row in an answer, as text.
-pub(crate) fn first_value(bytes: &[u8]) -> Option<String> {
+/// The whole messages in `bytes`, each with its type and what stands behind its length.
+pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut at = 0;
-    while let Some(size) = message(bytes, at) {
-        if bytes[at] == b'D' {
-            // Type, length, number of columns, length of the first.
-            let value = bytes.get(at + 11..at + size)?;
-            return Some(String::from_utf8_lossy(value).into_owned());
-        }
+    std::iter::from_fn(move || {
+        let size = message(bytes, at)?;
+        let whole = &bytes[at..at + size];
         at += size;
-    }
-    None
+        Some((whole[0], &whole[1 + LENGTH_BYTES..]))
+    })
 }
 
-/// The first packet of a connection.
-pub(crate) fn startup(user: &str, database: &str) -> Vec<u8> {
-    let mut body = vec![0, 3, 0, 0];
-    for text in ["user", user, "database", database, ""] {
-        body.extend_from_slice(text.as_bytes());
-        body.push(0);
+/// A message of this type.
+pub(crate) fn message_of(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind][..], &framed(body)].concat()
+}
+
+/// A text up to its end, and what follows.
+pub(crate) fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
+    match bytes.iter().position(|byte| *byte == 0) {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (bytes, &[]),
     }
-    framed(&body)
+}
+
+/// The first column of each row in an answer, as text.
+pub(crate) fn first_values(bytes: &[u8]) -> Vec<String> {
+    let rows = messages(bytes).filter(|(kind, _)| *kind == b'D');
+    // The number of columns, the length of the first, and that.
+    rows.filter_map(|(_, body)| {
+        let size = length(body, 2)?;
+        let value = body.get(6..6 + size)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    })
+    .collect()
+}
+
+/// What the server says that went wrong, if it does.
+pub(crate) fn error(bytes: &[u8]) -> Option<String> {
+    let (_, body) = messages(bytes).find(|(kind, _)| *kind == b'E')?;
+    Some(String::from_utf8_lossy(body).replace('\0', " "))
+}
+
+/// The last words of a server's process that an administrator has ended.
+pub(crate) fn last_words() -> Vec<u8> {
+    let fields = "SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0";
+    message_of(b'E', fields.as_bytes())
+}
+
+/// How a client introduces itself: by pairs of names and values, of which its own name is one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Hello {
+    pub(crate) application: String,
+    /// All others.
+    pub(crate) rest: Vec<(String, String)>,
+}
+
+impl Hello {
+    /// Of the first packet of a connection.
+    pub(crate) fn read(packet: &[u8]) -> Self {
+        let mut hello = Self::default();
+        // Behind its length and the version of the protocol.
+        let mut left = packet.get(8..).unwrap_or_default();
+        while !left.is_empty() && left[0] != 0 {
+            let (name, after) = split(left);
+            let (value, after) = split(after);
+            left = after;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            match name {
+                b"application_name" => hello.application = text(value),
+                _ => hello.rest.push((text(name), text(value))),
+            }
+        }
+        hello
+    }
+
+    /// The packet again.
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        let mut body = vec![0, 3, 0, 0];
+        let own = [("application_name".to_owned(), self.application.clone())];
+        for (name, value) in self.rest.iter().chain(&own) {
+            for text in [name, value] {
+                body.extend_from_slice(text.as_bytes());
+                body.push(0);
+            }
+        }
+        body.push(0);
+        framed(&body)
+    }
 }
 
 /// A simple query.
 pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut body = text.as_bytes().to_vec();
     body.push(0);
-    let mut packet = vec![b'Q'];
-    packet.extend(framed(&body));
-    packet
+    message_of(b'Q', &body)
 }
 
 /// A client's goodbye.
@@ -125,7 +201,12 @@ mod tests {
 
     #[test]
     fn a_request_ends_where_the_client_waits() {
-        let start = startup("marquee", "sim");
+        let hello = Hello {
+            application: "a".into(),
+            rest: vec![("user".into(), "marquee".into())],
+        };
+        let start = hello.packet();
+        assert_eq!(Hello::read(&start), hello);
         assert_eq!(request(&start, true).unwrap().bytes, start.len());
         assert_eq!(request(&start[..7], true), None);
         let commit = query("COMMIT");
@@ -149,6 +230,6 @@ mod tests {
         assert!(!answer(&bytes, &mut scanned).is_whole);
         bytes.extend([0, 5, b'I']);
         assert!(answer(&bytes, &mut scanned).is_whole);
-        assert_eq!(first_value(&bytes).as_deref(), Some("42"));
+        assert_eq!(first_values(&bytes), ["42"]);
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use marquee_domain::env::play;
-use marquee_store::testing::Asker;
 use turmoil::Sim;
 
 use self::hosts::{Head, WorkerHost};
@@ -18,6 +17,7 @@ use crate::faults::{Fault, Planned, plan};
 use crate::history::History;
 use crate::place::Place;
 use crate::processes::Processes;
+use crate::relay::{Ambush, Backends, Cut};
 use crate::timeline::Timeline;
 
 /// One step of the simulation, and what a round trip to Postgres takes.
@@ -27,6 +27,10 @@ const LATENCY_MAX: Duration = Duration::from_millis(20);
 const LATENCY_SLOW: Duration = Duration::from_millis(1_500);
 /// A world that is not at rest this long after its last fault never will be.
 const REST_WITHIN_MS: u64 = 120_000;
+/// How long Postgres is slow after it stood still for the one that leads.
+const SLOW_AFTER_MS: u64 = 1_500;
+/// How long a coordinator is down that was killed at a COMMIT, at most.
+const DOWN_MS_MAX: u64 = 4_000;
 /// How often it is looked whether it is at rest.
 const LOOK_EVERY_MS: u64 = 1_000;
 /// Worlds in a hundred in which a second coordinator stands by.
@@ -56,6 +60,8 @@ pub struct Outcome {
     pub rest_ms: Option<u64>,
     pub requests: u64,
     pub lock_waits: u64,
+    /// Connections to Postgres, and processes of it that served them.
+    pub connections: (u64, u64),
 }
 
 struct World<'a> {
@@ -66,9 +72,9 @@ struct World<'a> {
     workers: Vec<WorkerHost>,
     processes: Processes,
     draw: Draw,
-    /// For the world's own look into the database.
-    outside: tokio::runtime::Runtime,
-    asker: Option<Asker>,
+    backends: Backends,
+    /// For whom Postgres stands still because it leads.
+    still_leader: Option<usize>,
 }
 
 /// Plays the world of a seed. Once in a process: what the libraries count goes on over a process.
@@ -87,7 +93,7 @@ pub fn run(seed: u64, place: &Place) -> anyhow::Result<Outcome> {
     let mut world = World::new(seed, heads, workers, place, &timeline)?;
     world.add_clients(seed, &ledger);
     let rest_ms = world.run(&faults)?;
-    let history = History::read(&world.outside, place, &world.processes, &ledger)?;
+    let history = History::read(place, &world.backends, &world.processes, &ledger)?;
     let relays = || world.heads.iter().map(|head| &head.relay);
     Ok(Outcome {
         timeline,
@@ -96,6 +102,7 @@ pub fn run(seed: u64, place: &Place) -> anyhow::Result<Outcome> {
         rest_ms,
         requests: relays().map(|relay| relay.requests).sum(),
         lock_waits: relays().map(|relay| relay.lock_waits).sum(),
+        connections: world.backends.count(),
     })
 }
 
@@ -110,17 +117,22 @@ impl World<'_> {
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .enable_tokio_io()
+            // Else the host that was added first would be first in every step, and some races never
+            // come.
             .enable_random_order()
             .tick_duration(TICK)
             .max_message_latency(LATENCY_MAX)
+            // Beyond any world's end: `REST_WITHIN_MS` ends those that find no rest, with words for
+            // it.
             .simulation_duration(Duration::from_secs(3_600))
             .tcp_capacity(4_096)
             .build();
         let processes = Processes::new(timeline.clone());
         let names: Vec<String> = (0..heads).map(head_name).collect();
+        let backends = Backends::new(&place.postgres, &place.database)?;
         let heads = names
             .iter()
-            .map(|name| Head::add(&mut sim, seed, place, timeline, name))
+            .map(|name| Head::add(&mut sim, seed, place, &backends, timeline, name))
             .collect::<anyhow::Result<_>>()?;
         let add =
             |index| WorkerHost::add(&mut sim, seed, place, index, &names, &processes, timeline);
@@ -133,10 +145,8 @@ impl World<'_> {
             workers,
             processes,
             draw: Draw::of(seed, "world"),
-            outside: tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?,
-            asker: None,
+            backends,
+            still_leader: None,
         })
     }
 
@@ -164,9 +174,11 @@ impl World<'_> {
             turns.push((planned.begin_ms, true, planned.fault));
             turns.push((planned.end_ms, false, planned.fault));
         }
+        // What ends comes before what begins in the same millisecond: one link has one state.
         turns.sort_by_key(|(at, is_begin, _)| (*at, *is_begin));
         let mut turns = turns.into_iter().peekable();
         let calm_ms = faults.iter().map(|fault| fault.end_ms).max().unwrap_or(0);
+        // Faults that are still to come would end any rest.
         let mut look_ms = calm_ms;
         loop {
             let now_ms = self.timeline.now_ms();
@@ -199,26 +211,48 @@ impl World<'_> {
         for head in &mut self.heads {
             head.relay.listen_again()?;
         }
+        self.tend_heads();
         let now_us = u64::try_from(self.sim.elapsed().as_micros())?;
         self.timeline.set_now_us(now_us);
         Ok(clients_done)
+    }
+
+    /// Kills those whose COMMIT is their last, and starts them anew when it is time; so with what else has its time.
+    fn tend_heads(&mut self) {
+        let now_ms = self.timeline.now_ms();
+        for (index, head) in self.heads.iter_mut().enumerate() {
+            let name = head_name(index);
+            if head.quick_at_ms.is_some_and(|at| at <= now_ms) {
+                (head.relay.slowness, head.quick_at_ms) = (0, None);
+            }
+            if std::mem::take(&mut head.relay.kills) {
+                self.sim.crash(name.as_str());
+                head.back_at_ms = Some(now_ms + self.draw.between(50, DOWN_MS_MAX));
+            } else if head.back_at_ms.is_some_and(|at| at <= now_ms) {
+                head.back_at_ms = None;
+                // Another fault may have brought it back.
+                if !self.sim.is_host_running(name.as_str()) {
+                    self.timeline
+                        .say("world", format!("* {name} is started again"));
+                    self.sim.bounce(name.as_str());
+                }
+            }
+        }
+    }
+
+    /// The coordinator that leads, as the database says.
+    fn leader(&self) -> anyhow::Result<Option<usize>> {
+        let address = self.backends.ask("SELECT address FROM leader")?;
+        let address = address.first().map_or("", String::as_str);
+        let leads = |index: &usize| address.contains(&head_name(*index));
+        Ok((0..self.heads.len()).find(leads))
     }
 
     /// No job is open, nobody holds a rank, and nothing runs.
     fn is_at_rest(&mut self) -> anyhow::Result<bool> {
         // A device may be free a heartbeat after its worker has forgotten the rank.
         let open = "SELECT (SELECT count(*) FROM open_jobs) + (SELECT count(*) FROM held_ranks)";
-        let asker = &mut self.asker;
-        let asked = async {
-            if asker.is_none() {
-                *asker = Some(Asker::connect(&self.place.url()).await);
-            }
-            match asker {
-                Some(asker) => asker.number(open).await,
-                None => 0,
-            }
-        };
-        if self.outside.block_on(asked) > 0 {
+        if self.backends.ask(open)? != ["0"] {
             return Ok(false);
         }
         for index in 0..self.workers.len() {
@@ -234,9 +268,13 @@ impl World<'_> {
     /// Begins a fault, or puts it right.
     fn turn(&mut self, fault: Fault, is_begin: bool) -> anyhow::Result<()> {
         let word = if is_begin { "begins" } else { "is over" };
+        // The others are over as they happen, and have no end to tell of.
         let is_lasting = !matches!(
             fault,
             Fault::Commit(_)
+                | Fault::CommitOfEnd(_)
+                | Fault::KilledAtEnd
+                | Fault::ClocksSetOn(_)
                 | Fault::BackendEnded
                 | Fault::KeeperKilled
                 | Fault::CoordinatorStoodStill(_)
@@ -251,12 +289,22 @@ impl World<'_> {
             | Fault::Hold(_)
             | Fault::Slow(_)
             | Fault::NoClients => self.turn_links(fault, is_begin),
-            Fault::CoordinatorKilled(c) if is_begin => self.sim.crash(head_name(c)),
-            Fault::CoordinatorKilled(c) => self.sim.bounce(head_name(c)),
+            Fault::CoordinatorKilled(c) if is_begin => {
+                // It may be down already, killed at a COMMIT (`tend_heads`).
+                if self.sim.is_host_running(head_name(c)) {
+                    self.sim.crash(head_name(c));
+                }
+            }
+            Fault::CoordinatorKilled(c) => {
+                if !self.sim.is_host_running(head_name(c)) {
+                    self.sim.bounce(head_name(c));
+                }
+            }
             Fault::WorkerKilled(w) if is_begin => self.sim.crash(worker_name(w)),
             Fault::PowerLost(w) if is_begin => {
                 self.sim.crash(worker_name(w));
                 self.processes.power_off(&worker_name(w));
+                // A new boot id: by it the daemon knows that no child of before can be alive.
                 self.workers[w].machine.boot();
             }
             Fault::WorkerKilled(w) | Fault::PowerLost(w) => self.sim.bounce(worker_name(w)),
@@ -265,13 +313,33 @@ impl World<'_> {
                     self.timeline.say("world", format!("it was that of {key}"));
                 }
             }
-            Fault::Commit(cut) if is_begin => self.some_head().relay.cuts.push_back(cut),
+            Fault::Commit(cut) => self.turn_ambush(cut, false, is_begin),
+            Fault::CommitOfEnd(cut) => self.turn_ambush(cut, true, is_begin),
+            Fault::KilledAtEnd => self.turn_ambush(Cut::Killed, true, is_begin),
+            Fault::LeaderStill if is_begin => {
+                // Kept for the end of the fault, when another one leads.
+                self.still_leader = self.leader()?;
+                if let Some(leader) = self.still_leader {
+                    self.heads[leader].relay.is_still_at_begin = true;
+                }
+            }
+            Fault::LeaderStill => {
+                if let Some(leader) = self.still_leader.take() {
+                    // Who hears first that another one leads is anybody's guess then.
+                    let slowness = self.draw.between(0, 75);
+                    let quick_at_ms = self.timeline.now_ms() + SLOW_AFTER_MS;
+                    let head = &mut self.heads[leader];
+                    (head.relay.is_still, head.relay.is_still_at_begin) = (false, false);
+                    (head.relay.slowness, head.quick_at_ms) = (slowness, Some(quick_at_ms));
+                }
+            }
             Fault::PostgresAway(c) => {
                 self.heads[c].relay.is_away = is_begin;
                 self.heads[c].relay.cut_all()?;
             }
             Fault::PostgresSlow(c) => {
                 let slowness = if is_begin {
+                    // Steps: from 12 to 300 ms for each answer.
                     self.draw.between(3, 75)
                 } else {
                     0
@@ -281,6 +349,8 @@ impl World<'_> {
             Fault::PostgresStill(c) => self.heads[c].relay.is_still = is_begin,
             Fault::BackendEnded if is_begin => self.some_head().relay.terminate_one()?,
             Fault::CoordinatorStoodStill(c) if is_begin => {
+                // From a leader's lease to more than twice a worker's, so that either runs out in
+                // some worlds.
                 let time = Duration::from_millis(self.draw.between(3_000, 25_000));
                 let stillness = &self.heads[c].stillness;
                 *stillness.lock().unwrap_or_else(PoisonError::into_inner) = Some(time);
@@ -293,12 +363,28 @@ impl World<'_> {
                     .clock
                     .set_skew(if is_begin { ms } else { 0 });
             }
+            Fault::ClocksSetOn(ms) if is_begin => {
+                let heads = self.heads.iter().map(|head| &head.clock);
+                let workers = self.workers.iter().map(|worker| &worker.clock);
+                heads.chain(workers).for_each(|clock| clock.set_on(ms));
+            }
             Fault::KeeperKilled
-            | Fault::Commit(_)
+            | Fault::ClocksSetOn(_)
             | Fault::BackendEnded
             | Fault::CoordinatorStoodStill(_) => {}
         }
         Ok(())
+    }
+
+    fn turn_ambush(&self, cut: Cut, of_an_end: bool, is_begin: bool) {
+        let ambush = Ambush { cut, of_an_end };
+        if is_begin {
+            self.backends.lay(ambush);
+        } else {
+            // None may come after the end of its fault: from the last of these ends on a world has
+            // to find its rest.
+            self.backends.lift(ambush);
+        }
     }
 
     fn some_head(&mut self) -> &mut Head {

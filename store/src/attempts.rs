@@ -56,6 +56,22 @@ pub struct Attempt {
     pub waited_for: Option<serde_json::Value>,
 }
 
+/// Locks what is left of jobs' attempts until the end of the transaction: whoever is about to place a newer one holds
+/// these locks. A report of such a rank is then stored whole before that placement, or finds it and is refused.
+pub(crate) async fn lock_ranks_left(tx: &mut Tx, jobs: &[i64]) -> Result<()> {
+    // In the order of the keys, as everybody locks ranks.
+    sqlx::query_scalar!(
+        "SELECT rank FROM attempt_ranks
+         WHERE job_id = ANY ($1) AND state IN ('assigned', 'prepared', 'running')
+         ORDER BY job_id, attempt, rank
+         FOR NO KEY UPDATE",
+        jobs,
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    Ok(())
+}
+
 /// queued -> running, each with its next attempt and the ranks of that. Returns the jobs that were queued at
 /// that attempt; the others changed since somebody looked.
 pub async fn insert_attempts(
@@ -63,6 +79,15 @@ pub async fn insert_attempts(
     new: &[NewAttempt<'_>],
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    // A first attempt has nobody before it, so that most placements lock nothing here.
+    let again: Vec<i64> = new
+        .iter()
+        .filter(|a| a.after > 0)
+        .map(|a| a.job.0)
+        .collect();
+    if !again.is_empty() {
+        lock_ranks_left(tx, &again).await?;
+    }
     // All placements of a round go into one statement, as columns: it costs the same few round trips for one
     // job as for a thousand, and a job is never without its ranks, its held devices or its line of history.
     let jobs: Vec<i64> = new.iter().map(|attempt| attempt.job.0).collect();

@@ -81,27 +81,31 @@ pub struct Cursor<L> {
     pub last: L,
 }
 
-/// Stores log lines of one rank.
-pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> Result<()> {
-    let sequences = lines
-        .iter()
-        .map(|l| convert::bigint("sequence", l.sequence));
-    let numbers = lines.iter().map(|l| convert::int("line", l.line));
-    let streams: Vec<String> = lines.iter().map(|l| l.stream.as_str().to_owned()).collect();
-    let texts: Vec<String> = lines.iter().map(|l| l.text.clone()).collect();
-    let ats: Vec<DateTime<Utc>> = lines.iter().map(|l| l.at).collect();
-    let checksums: Vec<i32> = lines.iter().map(LogLine::checksum).collect();
-    let left = lines.iter().map(|l| convert::int("lines_left", l.left));
+/// Stores log lines, of all ranks that have some.
+pub async fn insert_log_lines(tx: &mut Tx, of: &[(RankKey, &[LogLine])]) -> Result<()> {
+    let lines = || {
+        of.iter()
+            .flat_map(|(key, lines)| lines.iter().map(move |line| (key, line)))
+    };
+    let jobs: Vec<i64> = lines().map(|(key, _)| key.job.0).collect();
+    let attempts = lines().map(|(key, _)| convert::int("attempt", key.attempt.0));
+    let ranks = lines().map(|(key, _)| convert::int("rank", key.rank.0));
+    let sequences = lines().map(|(_, l)| convert::bigint("sequence", l.sequence));
+    let numbers = lines().map(|(_, l)| convert::int("line", l.line));
+    let streams: Vec<String> = lines().map(|(_, l)| l.stream.as_str().to_owned()).collect();
+    let texts: Vec<String> = lines().map(|(_, l)| l.text.clone()).collect();
+    let ats: Vec<DateTime<Utc>> = lines().map(|(_, l)| l.at).collect();
+    let checksums: Vec<i32> = lines().map(|(_, l)| l.checksum()).collect();
+    let left = lines().map(|(_, l)| convert::int("lines_left", l.left));
     // No ON CONFLICT: a line that is there already means that the fence let a report through twice, which
     // must not pass unseen.
     sqlx::query!(
         "INSERT INTO log_lines (job_id, attempt, rank, sequence, line, stream, text, at, checksum, lines_left)
-         SELECT $1, $2, $3, l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
-         FROM unnest($4::bigint[], $5::int[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[])
-              AS l (sequence, line, stream, text, at, checksum, lines_left)",
-        key.job.0,
-        convert::int("attempt", key.attempt.0)?,
-        convert::int("rank", key.rank.0)?,
+         SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::bigint[], $5::int[], $6::text[], $7::text[],
+                              $8::timestamptz[], $9::int[], $10::int[])",
+        &jobs,
+        &attempts.collect::<Result<Vec<_>>>()?,
+        &ranks.collect::<Result<Vec<_>>>()?,
         &sequences.collect::<Result<Vec<_>>>()?,
         &numbers.collect::<Result<Vec<_>>>()?,
         &streams,
@@ -115,23 +119,27 @@ pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> R
     Ok(())
 }
 
-/// Stores metric values of one rank.
-pub async fn insert_metrics(tx: &mut Tx, key: RankKey, metrics: &[Metric]) -> Result<()> {
-    let sequences = metrics
-        .iter()
-        .map(|m| convert::bigint("sequence", m.sequence));
-    let names: Vec<String> = metrics.iter().map(|m| m.name.clone()).collect();
-    let steps = metrics.iter().map(|m| convert::bigint("step", m.step));
-    let values: Vec<f64> = metrics.iter().map(|m| m.value).collect();
-    let ats: Vec<DateTime<Utc>> = metrics.iter().map(|m| m.at).collect();
+/// Stores metric values, of all ranks that have some.
+pub async fn insert_metrics(tx: &mut Tx, of: &[(RankKey, &[Metric])]) -> Result<()> {
+    let metrics = || {
+        of.iter()
+            .flat_map(|(key, metrics)| metrics.iter().map(move |metric| (key, metric)))
+    };
+    let jobs: Vec<i64> = metrics().map(|(key, _)| key.job.0).collect();
+    let attempts = metrics().map(|(key, _)| convert::int("attempt", key.attempt.0));
+    let ranks = metrics().map(|(key, _)| convert::int("rank", key.rank.0));
+    let sequences = metrics().map(|(_, m)| convert::bigint("sequence", m.sequence));
+    let names: Vec<String> = metrics().map(|(_, m)| m.name.clone()).collect();
+    let steps = metrics().map(|(_, m)| convert::bigint("step", m.step));
+    let values: Vec<f64> = metrics().map(|(_, m)| m.value).collect();
+    let ats: Vec<DateTime<Utc>> = metrics().map(|(_, m)| m.at).collect();
     sqlx::query!(
         "INSERT INTO metrics (job_id, attempt, rank, sequence, name, step, value, at)
-         SELECT $1, $2, $3, m.sequence, m.name, m.step, m.value, m.at
-         FROM unnest($4::bigint[], $5::text[], $6::bigint[], $7::float8[], $8::timestamptz[])
-              AS m (sequence, name, step, value, at)",
-        key.job.0,
-        convert::int("attempt", key.attempt.0)?,
-        convert::int("rank", key.rank.0)?,
+         SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::bigint[], $5::text[], $6::bigint[],
+                              $7::float8[], $8::timestamptz[])",
+        &jobs,
+        &attempts.collect::<Result<Vec<_>>>()?,
+        &ranks.collect::<Result<Vec<_>>>()?,
         &sequences.collect::<Result<Vec<_>>>()?,
         &names,
         &steps.collect::<Result<Vec<_>>>()?,

@@ -5,151 +5,28 @@
 //! of their pipelines ([`crate::pipelines::lock_pipelines`]), and the guard catches whoever forgot.
 //! A job is in `open_jobs` while it is open; its end moves what is left to `jobs`.
 
+mod arrays;
+mod heads;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
-use marquee_domain::end::AttemptBudget;
 use marquee_domain::failure::Failure;
-use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
+use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::JobStateName;
-use marquee_domain::spec::JobKind;
-use marquee_domain::transitions::{JobLife, JobStage};
 
-use crate::{Conn, Result, StoreError, Tx, convert};
-
-/// What a transition decides by. Read it under the pipeline's lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobHead {
-    pub id: JobId,
-    pub pipeline_id: PipelineId,
-    /// As people read it: an element has its place in its array behind its name.
-    pub display_name: String,
-    pub kind: JobKind,
-    pub state: JobStateName,
-    /// Number of the newest attempt, 0 before the first.
-    pub attempt: u32,
-    /// The highest attempt number that may still be made.
-    pub last_attempt: u32,
-    pub max_attempts: u32,
-    pub cancel_requested: bool,
-    pub is_array: bool,
-    /// The array that it is an element of.
-    pub array_job: Option<JobId>,
-    /// The job whose end without success cancelled it.
-    pub cancelled_for: Option<JobId>,
-}
-
-impl JobHead {
-    /// The job as the domain's transitions take it. What they need of times does not decide here.
-    #[must_use]
-    pub fn life(&self) -> JobLife {
-        let queued_at = DateTime::UNIX_EPOCH;
-        JobLife {
-            stage: match self.state {
-                JobStateName::Waiting => JobStage::Waiting,
-                JobStateName::Queued => JobStage::Queued {
-                    queued_at,
-                    not_before: None,
-                },
-                JobStateName::Running => JobStage::Running {
-                    queued_at,
-                    cancel_requested: self.cancel_requested,
-                },
-                JobStateName::Succeeded => JobStage::Succeeded,
-                JobStateName::Failed => JobStage::Failed,
-                JobStateName::Cancelled => JobStage::Cancelled {
-                    for_job: self.cancelled_for,
-                },
-            },
-            budget: AttemptBudget {
-                newest: self.attempt,
-                last: self.last_attempt,
-                granted: self.max_attempts,
-            },
-            is_array: self.is_array,
-        }
-    }
-}
+use crate::attempts::lock_ranks_left;
+use crate::{Result, StoreError, Tx, convert};
+pub use arrays::{
+    ArrayCount, ArrayEnds, Missed, find_missed_element, get_array_ends, get_elements_left,
+    list_elements_to_revive,
+};
+pub use heads::{
+    JobHead, get_job_head, get_pipeline_of_job, list_job_heads, list_open_elements,
+    list_pipelines_of_jobs,
+};
 
 /// A job at an attempt: what a transition of it expects.
 pub type At = (JobId, AttemptNumber);
-
-/// The pipelines of jobs: what to lock before their states are looked at. Jobs that are not there are
-/// left out.
-pub async fn list_pipelines_of_jobs(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<PipelineId>> {
-    let ids = numbers(jobs);
-    // In order, as locks are taken.
-    let rows = sqlx::query_scalar!(
-        "SELECT DISTINCT pipeline_id FROM jobs WHERE id = ANY ($1) ORDER BY pipeline_id",
-        &ids
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    Ok(rows.into_iter().map(PipelineId).collect())
-}
-
-/// The pipeline of a job: what to lock before its state is looked at.
-pub async fn get_pipeline_of_job(conn: &mut Conn, id: JobId) -> Result<PipelineId> {
-    let pipelines = list_pipelines_of_jobs(conn, &[id]).await?;
-    pipelines
-        .first()
-        .copied()
-        .ok_or(StoreError::JobNotFound(id))
-}
-
-/// Jobs' states as transitions need them, in order of number; those that are not there are left out.
-pub async fn list_job_heads(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobHead>> {
-    // From the view of open and ended jobs together: whoever decides must also see that a job has ended
-    // meanwhile.
-    let ids = numbers(jobs);
-    let rows = sqlx::query!(
-        r#"SELECT id AS "id!", pipeline_id AS "pipeline_id!", name AS "name!", array_index,
-                  kind AS "kind!", state AS "state!", attempt AS "attempt!", last_attempt AS "last_attempt!",
-                  max_attempts AS "max_attempts!", cancel_requested AS "cancel_requested!",
-                  array_job_id, cancelled_for, array_size IS NOT NULL AS "is_array!"
-           FROM job_states WHERE id = ANY ($1) ORDER BY id"#,
-        &ids,
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    let heads = rows.into_iter().map(|row| {
-        Ok(JobHead {
-            id: JobId(row.id),
-            pipeline_id: PipelineId(row.pipeline_id),
-            display_name: match row.array_index {
-                Some(index) => format!("{}[{index}]", row.name),
-                None => row.name,
-            },
-            kind: convert::kind(&row.kind)?,
-            state: convert::job_state(&row.state)?,
-            attempt: convert::u32_of("open_jobs.attempt", row.attempt)?,
-            last_attempt: convert::u32_of("open_jobs.last_attempt", row.last_attempt)?,
-            max_attempts: convert::u32_of("jobs.max_attempts", row.max_attempts)?,
-            cancel_requested: row.cancel_requested,
-            is_array: row.is_array,
-            array_job: row.array_job_id.map(JobId),
-            cancelled_for: row.cancelled_for.map(JobId),
-        })
-    });
-    heads.collect()
-}
-
-/// A job's state as transitions need it.
-pub async fn get_job_head(conn: &mut Conn, id: JobId) -> Result<JobHead> {
-    let mut heads = list_job_heads(conn, &[id]).await?;
-    heads.pop().ok_or(StoreError::JobNotFound(id))
-}
-
-/// The elements of an array that are open, as transitions need them.
-pub async fn list_open_elements(conn: &mut Conn, array: JobId) -> Result<Vec<JobHead>> {
-    let ids = sqlx::query_scalar!(
-        "SELECT job_id FROM open_jobs WHERE array_job_id = $1",
-        array.0
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    let ids: Vec<JobId> = ids.into_iter().map(JobId).collect();
-    list_job_heads(conn, &ids).await
-}
 
 /// A job that succeeds with what its attempt committed.
 #[derive(Debug, Clone)]
@@ -162,16 +39,6 @@ pub struct Success<'a> {
     pub code: &'a str,
     /// What its history says.
     pub text: &'a str,
-}
-
-/// An array that one of its elements moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArrayCount {
-    pub array: JobId,
-    /// Elements that have not succeeded.
-    pub left: u32,
-    /// Elements that have not ended.
-    pub open: u32,
 }
 
 /// running -> succeeded, each by this attempt and no other, with its attempt, its artifact and, for elements,
@@ -288,6 +155,9 @@ pub async fn mark_job_running_here(
     attempt: u32,
     now: DateTime<Utc>,
 ) -> Result<AttemptNumber> {
+    if attempt > 0 {
+        lock_ranks_left(tx, &[id.0]).await?;
+    }
     // Without ranks: the attempt is there to hold the artifact, under the same fence as every other.
     // An array has begun with its first element, so that its time of start may be there already.
     let number = sqlx::query_scalar!(
@@ -547,116 +417,6 @@ pub async fn mark_jobs_revived(
         sqlx::query(before).bind(&rows).execute(tx.sql()).await?;
     }
     Ok(rows.into_iter().map(JobId).collect())
-}
-
-/// The elements of an array that ended without success: what a retry of it brings back.
-pub async fn list_elements_to_revive(conn: &mut Conn, array: JobId) -> Result<Vec<(JobId, u32)>> {
-    let rows = sqlx::query!(
-        "SELECT id, attempt FROM jobs
-         WHERE array_job_id = $1 AND state IN ('failed', 'cancelled') ORDER BY id",
-        array.0,
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    let elements = rows.into_iter().map(|row| {
-        let attempt = convert::u32_of("jobs.attempt", row.attempt)?;
-        Ok((JobId(row.id), attempt))
-    });
-    elements.collect()
-}
-
-/// How many elements of an array have not succeeded.
-pub async fn get_elements_left(conn: &mut Conn, array: JobId) -> Result<u32> {
-    let left = sqlx::query_scalar!(
-        r#"SELECT size - succeeded AS "left!" FROM arrays WHERE job_id = $1"#,
-        array.0
-    )
-    .fetch_optional(conn.sql())
-    .await?
-    .ok_or(StoreError::JobNotFound(array))?;
-    convert::u32_of("arrays.size", left)
-}
-
-/// What the ends of an array's elements come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArrayEnds {
-    pub size: u32,
-    pub succeeded: u32,
-    /// Failed, or cancelled.
-    pub missed: u32,
-    /// How many may.
-    pub may_fail: u32,
-}
-
-impl ArrayEnds {
-    /// Elements that have not ended.
-    #[must_use]
-    pub fn open(self) -> u32 {
-        self.size
-            .saturating_sub(self.succeeded)
-            .saturating_sub(self.missed)
-    }
-
-    /// Whether the array can no longer succeed with what its elements are.
-    #[must_use]
-    pub fn is_lost(self) -> bool {
-        self.missed > self.may_fail
-    }
-}
-
-/// What the ends of an array's elements come to so far.
-pub async fn get_array_ends(conn: &mut Conn, array: JobId) -> Result<ArrayEnds> {
-    // By the counters: an end of one element costs the same at any size of the array.
-    let row = sqlx::query!(
-        r#"SELECT a.size, a.succeeded, a.failed + a.cancelled AS "missed!",
-                  COALESCE(number_in(j.spec ->> 'may_fail'), 0) AS "may_fail!"
-           FROM arrays a JOIN jobs j ON j.id = a.job_id WHERE a.job_id = $1"#,
-        array.0
-    )
-    .fetch_optional(conn.sql())
-    .await?
-    .ok_or(StoreError::JobNotFound(array))?;
-    Ok(ArrayEnds {
-        size: convert::u32_of("arrays.size", row.size)?,
-        succeeded: convert::u32_of("arrays.succeeded", row.succeeded)?,
-        missed: convert::u32_of("arrays.failed", row.missed)?,
-        // More than fits is more than any array has: all may fail.
-        may_fail: u32::try_from(row.may_fail).unwrap_or(u32::MAX),
-    })
-}
-
-/// An element of an array that ended without success.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
-    pub id: JobId,
-    pub index: u32,
-    /// None: it was cancelled.
-    pub failure: Option<Failure>,
-}
-
-/// The first element of an array that failed, or else was cancelled.
-pub async fn find_missed_element(conn: &mut Conn, array: JobId) -> Result<Option<Missed>> {
-    // A failure says more than the cancels that followed from it, and `false` sorts first.
-    let row = sqlx::query!(
-        r#"SELECT id, array_index AS "index!", failure_class, failure_message
-           FROM jobs WHERE array_job_id = $1 AND state IN ('failed', 'cancelled')
-           ORDER BY state = 'failed' DESC, array_index LIMIT 1"#,
-        array.0,
-    )
-    .fetch_optional(conn.sql())
-    .await?;
-    let missed = row.map(|row| {
-        Ok(Missed {
-            id: JobId(row.id),
-            index: convert::u32_of("jobs.array_index", row.index)?,
-            failure: convert::failure(row.failure_class, row.failure_message)?,
-        })
-    });
-    missed.transpose()
-}
-
-fn numbers(jobs: &[JobId]) -> Vec<i64> {
-    jobs.iter().map(|job| job.0).collect()
 }
 
 /// Jobs and attempts as two columns.

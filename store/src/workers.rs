@@ -154,6 +154,30 @@ pub async fn mark_worker_seen(
     name_taken(done, name)
 }
 
+/// Stores signs of life of workers that are online, each with when it was heard. Returns those that are not: what
+/// brings one back is [`mark_worker_seen`].
+pub async fn mark_workers_seen(
+    tx: &mut Tx,
+    heard: &[(WorkerId, DateTime<Utc>)],
+) -> Result<Vec<WorkerId>> {
+    let ids: Vec<uuid::Uuid> = heard.iter().map(|(id, _)| id.0).collect();
+    let times: Vec<DateTime<Utc>> = heard.iter().map(|(_, at)| *at).collect();
+    // No state changes here, so that no worker's name or certificate can fail the statement for all the others.
+    let seen = sqlx::query_scalar!(
+        "UPDATE workers w SET last_seen_at = g.at
+         FROM unnest($1::uuid[], $2::timestamptz[]) AS g (id, at)
+         WHERE w.id = g.id AND w.state = 'online'
+         RETURNING w.id",
+        &ids,
+        &times,
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    let seen: std::collections::BTreeSet<uuid::Uuid> = seen.into_iter().collect();
+    let missing = heard.iter().filter(|(id, _)| !seen.contains(&id.0));
+    Ok(missing.map(|(id, _)| *id).collect())
+}
+
 fn name_taken(
     done: std::result::Result<sqlx::postgres::PgQueryResult, sqlx::Error>,
     name: &str,

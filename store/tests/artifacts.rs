@@ -369,7 +369,7 @@ async fn a_pipeline_that_is_removed_takes_all_of_its_own_and_nothing_of_others()
         at: at(1),
         is_damaged: false,
     };
-    reports::insert_log_lines(&mut tx, key, &[line])
+    reports::insert_log_lines(&mut tx, &[(key, &[line])])
         .await
         .unwrap();
     // A job of somebody else needs it by its digest, and one took its result.

@@ -317,7 +317,9 @@ async fn logs_and_metrics_go_some_at_a_time_and_those_of_others_stay() {
                 is_damaged: false,
             })
             .collect();
-        insert_log_lines(&mut tx, key, &lines).await.unwrap();
+        insert_log_lines(&mut tx, &[(key, &lines[..])])
+            .await
+            .unwrap();
         let metric = Metric {
             sequence: 1,
             name: "loss".into(),
@@ -325,7 +327,7 @@ async fn logs_and_metrics_go_some_at_a_time_and_those_of_others_stay() {
             value: f64::MIN_POSITIVE,
             at: at(3),
         };
-        insert_metrics(&mut tx, key, &[metric]).await.unwrap();
+        insert_metrics(&mut tx, &[(key, &[metric])]).await.unwrap();
     }
     assert!(!removal::delete_some_rows(&mut tx, &[]).await.unwrap());
     assert!(

@@ -25,6 +25,7 @@ mod retention;
 mod schedules;
 mod series;
 mod shown;
+mod superseded;
 mod support;
 mod transitions;
 mod trust;

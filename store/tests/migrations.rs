@@ -209,3 +209,37 @@ async fn migrating_twice_changes_nothing() {
     database.db.migrate().await.unwrap();
     database.db.migrate().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_to_come_is_tried_and_taken_back() {
+    use marquee_store::rehearse::rehearse;
+
+    let database = TestDatabase::create().await;
+    let well = rehearse(&database.url).await.unwrap();
+    assert!(well.steps.is_empty() && well.failed.is_none(), "{well:?}");
+    assert!(well.altered.is_empty() && well.unknown.is_empty());
+    // As a version without 0036 left them.
+    let before = "DROP TABLE authority_rotations; DROP FUNCTION audit_authority;
+        ALTER TABLE members DROP COLUMN believes, DROP COLUMN certified_by;
+        DELETE FROM _sqlx_migrations WHERE version = 36";
+    database.execute(before).await;
+    let tables = || async { counts(&database).await.into_keys().collect::<Vec<_>>() };
+    let there = tables().await;
+    let tried = rehearse(&database.url).await.unwrap();
+    assert_eq!(tried.steps.len(), 1, "{tried:?}");
+    assert_eq!((tried.steps[0].number, &tried.failed), (36, &None));
+    assert_eq!(tables().await, there, "it was taken back");
+    // One that does not apply is named, and changes nothing either.
+    database
+        .execute("CREATE TABLE authority_rotations ()")
+        .await;
+    let tried = rehearse(&database.url).await.unwrap();
+    let (number, why) = tried.failed.unwrap();
+    assert_eq!(number, 36);
+    assert!(why.contains("already exists"), "{why}");
+    database
+        .execute("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1")
+        .await;
+    let tried = rehearse(&database.url).await.unwrap();
+    assert_eq!(tried.altered, [1]);
+}

@@ -45,11 +45,11 @@ async fn a_report_is_stored_once() {
         (worker.id, RankState::Running, 3)
     );
     // The rows' own keys refuse a repetition too.
-    reports::insert_log_lines(&mut tx, key, &[line(1, 0, "a")])
+    reports::insert_log_lines(&mut tx, &[(key, &[line(1, 0, "a")])])
         .await
         .unwrap();
     assert!(
-        reports::insert_log_lines(&mut tx, key, &[line(1, 0, "a")])
+        reports::insert_log_lines(&mut tx, &[(key, &[line(1, 0, "a")])])
             .await
             .is_err()
     );
@@ -118,7 +118,7 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
     let mut tx = database.db.autocommit().await.unwrap();
     let (_, key) = running_job(&mut tx).await;
     let lines = [line(1, 0, "a"), line(1, 1, "b"), line(4, 0, "c")];
-    reports::insert_log_lines(&mut tx, key, &lines)
+    reports::insert_log_lines(&mut tx, &[(key, &lines[..])])
         .await
         .unwrap();
     let texts = async |sequence: u64, last: u32, limit: u32| {
@@ -162,7 +162,7 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
         metric(2, "rate", 9.0),
         metric(3, "loss", f64::NAN),
     ];
-    reports::insert_metrics(&mut tx, key, &values)
+    reports::insert_metrics(&mut tx, &[(key, &values[..])])
         .await
         .unwrap();
     let after = [Cursor {
@@ -251,7 +251,7 @@ async fn a_line_that_is_not_what_was_stored_is_told_from_the_others() {
     let mut tx = database.db.autocommit().await.unwrap();
     let (_, key) = running_job(&mut tx).await;
     let lines: Vec<LogLine> = (0..6).map(|n| line(1, n, &format!("line {n}"))).collect();
-    reports::insert_log_lines(&mut tx, key, &lines)
+    reports::insert_log_lines(&mut tx, &[(key, &lines[..])])
         .await
         .unwrap();
     for (n, change) in [

@@ -326,7 +326,9 @@ async fn says_something(tx: &mut Tx, key: RankKey, line: bool, value: bool) {
             at: at(1),
             is_damaged: false,
         };
-        reports::insert_log_lines(tx, key, &[line]).await.unwrap();
+        reports::insert_log_lines(tx, &[(key, &[line])])
+            .await
+            .unwrap();
     }
     if value {
         let value = Metric {
@@ -336,7 +338,9 @@ async fn says_something(tx: &mut Tx, key: RankKey, line: bool, value: bool) {
             value: 0.5,
             at: at(1),
         };
-        reports::insert_metrics(tx, key, &[value]).await.unwrap();
+        reports::insert_metrics(tx, &[(key, &[value])])
+            .await
+            .unwrap();
     }
 }
 

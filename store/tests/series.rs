@@ -20,7 +20,7 @@ async fn store(tx: &mut Tx, key: RankKey, name: &str, values: &[(u64, f64)]) {
             at: at(i64::try_from(*step % 1_000).unwrap()),
         })
         .collect();
-    insert_metrics(tx, key, &metrics).await.unwrap();
+    insert_metrics(tx, &[(key, &metrics[..])]).await.unwrap();
 }
 
 /// Where the reports of a name begin: each name has its own thousands.

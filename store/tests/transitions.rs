@@ -395,6 +395,45 @@ async fn a_worker_that_left_comes_back_with_a_hello_alone() {
     }
 }
 
+/// So no worker that is not here, and no name that was taken meanwhile, is in the way of the others.
+#[tokio::test]
+async fn signs_of_life_are_stored_of_workers_that_are_online_and_the_others_are_named() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let names = ["here", "lost", "left", "here too"];
+    let all: Vec<_> = (1..).zip(names).map(|(n, name)| hello(n, name)).collect();
+    for worker in &all {
+        workers::mark_worker_online(&mut tx, worker, at(0))
+            .await
+            .unwrap();
+    }
+    for (worker, state) in [(1, WorkerState::Lost), (2, WorkerState::Left)] {
+        let id = all[worker].id;
+        workers::mark_worker_gone(&mut tx, id, state).await.unwrap();
+    }
+    let unknown = hello(9, "never here").id;
+    let ids = all.iter().map(|worker| worker.id).chain([unknown]);
+    let heard: Vec<_> = ids.zip((1..).map(at)).collect();
+    let missing = workers::mark_workers_seen(&mut tx, &heard).await.unwrap();
+    assert_eq!(missing, [all[1].id, all[2].id, unknown]);
+    let known = workers::list_workers(&mut tx, WhichWorkers::Ever).await;
+    let known: Vec<_> = known
+        .unwrap()
+        .into_iter()
+        .map(|worker| (worker.name, worker.state, worker.last_seen_at))
+        .collect();
+    let expected = [
+        ("here", WorkerState::Online, at(1)),
+        ("here too", WorkerState::Online, at(4)),
+        ("left", WorkerState::Left, at(0)),
+        ("lost", WorkerState::Lost, at(0)),
+    ];
+    assert_eq!(
+        known,
+        expected.map(|(name, state, seen)| (name.to_owned(), state, seen))
+    );
+}
+
 /// A word that comes twice, as when its answer was lost, changes nothing the second time.
 #[tokio::test]
 async fn a_change_that_is_tried_again_finds_nothing_to_change() {

@@ -100,7 +100,7 @@ bool wait_for_sample(long ms) {
 class Sheet {
  public:
   Sheet(const std::string& path, uint64_t room)
-      : fd_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)), room_(room) {}
+      : fd_(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644)), room_(room) {}
   ~Sheet() {
     if (fd_ >= 0) {
       close(fd_);
@@ -216,7 +216,7 @@ extern "C" {
 // bytes, whose last line is `end`. Once in a process.
 int marquee_standing_open(const char* path, const char* stacks, uint64_t magic, uint64_t most, const char* end) {
   return marquee::guarded([&] {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     TORCH_CHECK(fd >= 0, "the file ", path, " cannot be opened: ", std::strerror(errno));
     void* mapped = MAP_FAILED;
     if (ftruncate(fd, sizeof(Page)) == 0) {

@@ -3,8 +3,6 @@
 //! Not here: finding out. The reason of a waiting job is the coordinator's, and so is the class of a
 //! failure. Here they are put together with what follows from them.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::idle::BUSY_PERCENT_MAX;
@@ -16,41 +14,16 @@ use serde_json::{Value, json};
 use crate::page::{Page, View};
 use crate::{forecast, history, jobs, json, outcome, status, units, words};
 
+mod hints;
+
+pub use hints::Hint;
+
 /// A job, what it needs, and what can be said about both.
 #[derive(Debug)]
 pub struct Explanation<'a> {
     pub detail: &'a JobDetail,
     /// The jobs that it needs.
     pub needs: &'a [Job],
-}
-
-/// Something that a person can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
-    /// A command to type, and what it does.
-    Command {
-        line: String,
-        does: String,
-    },
-    Sentence(&'static str),
-}
-
-impl Hint {
-    fn command(line: String, does: impl Into<String>) -> Self {
-        Self::Command {
-            line,
-            does: does.into(),
-        }
-    }
-}
-
-impl fmt::Display for Hint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Command { line, does } => write!(f, "{line}   {does}"),
-            Self::Sentence(sentence) => f.write_str(sentence),
-        }
-    }
 }
 
 impl Explanation<'_> {
@@ -152,6 +125,8 @@ impl Explanation<'_> {
                 rank.rank, rank.worker_name
             ));
         }
+        // A class that only a newer coordinator knows counts as one that is not tried again:
+        // nothing is promised for it.
         let retryable = words::failure_class(failure).is_some_and(FailureClass::is_worth_a_retry);
         why.push(if retryable {
             let times = units::plural(job.attempt as usize, "time");
@@ -161,96 +136,13 @@ impl Explanation<'_> {
         });
         why
     }
-
-    /// What a person can do, most helpful first.
-    #[must_use]
-    pub fn what_to_do(&self, job: &Job) -> Vec<Hint> {
-        let id = job.id;
-        match words::state_name(job) {
-            Some(JobStateName::Waiting) => self
-                .needs
-                .iter()
-                .filter(|need| is_waited_for(job, need))
-                .map(|need| {
-                    Hint::command(
-                        format!("marquee explain {}", need.id),
-                        format!("says more about {}", need.name),
-                    )
-                })
-                .collect(),
-            Some(JobStateName::Queued) => {
-                let line = "marquee workers".to_owned();
-                vec![Hint::command(line, "shows what each host has and does")]
-            }
-            Some(JobStateName::Running) => {
-                let mut hints = Vec::new();
-                if job.idle_since.is_some() {
-                    hints.push(Hint::command(
-                        format!("marquee metrics {id}"),
-                        "shows what its GPUs did",
-                    ));
-                }
-                if let Some(rank) = outcome::hung_rank(self.detail) {
-                    hints.push(Hint::command(
-                        format!("marquee logs {id} --rank {rank}"),
-                        "shows what the threads of the rank that hangs do",
-                    ));
-                }
-                hints.push(Hint::command(
-                    format!("marquee logs -f {id}"),
-                    "follows what it prints",
-                ));
-                hints.push(Hint::command(
-                    format!("marquee wait {id}"),
-                    "follows its progress",
-                ));
-                hints
-            }
-            Some(JobStateName::Succeeded) => {
-                let line = format!("marquee artifacts get {id}");
-                vec![Hint::command(line, "fetches its result")]
-            }
-            Some(JobStateName::Failed) => {
-                let rescue = format!("marquee artifacts rescue {id}");
-                let names_it = |failure: &Failure| failure.message.contains(&rescue);
-                let mut hints = Vec::new();
-                if job.failure.as_ref().is_some_and(names_it) {
-                    // The work is done and its result lies there: nothing has to be computed again, whatever
-                    // the class of the failure would usually advise.
-                    hints.push(Hint::command(
-                        rescue,
-                        "makes the output that was kept its result, once the cause is gone",
-                    ));
-                } else {
-                    let class = job.failure.as_ref().and_then(words::failure_class);
-                    hints.extend(class.map(advice).map(Hint::Sentence));
-                }
-                hints.push(Hint::command(
-                    format!("marquee logs {id} --tail 50"),
-                    "shows its last words",
-                ));
-                hints.push(Hint::command(
-                    format!("marquee retry {id}"),
-                    "tries again, with the jobs that waited for it",
-                ));
-                hints
-            }
-            Some(JobStateName::Cancelled) if job.not_needed => Vec::new(),
-            Some(JobStateName::Cancelled) => {
-                vec![Hint::command(
-                    format!("marquee retry {id}"),
-                    "queues it again",
-                )]
-            }
-            None => Vec::new(),
-        }
-    }
 }
 
 /// When a gang that lost ranks takes new ones.
 fn grows(detail: &JobDetail, job: &Job) -> Option<String> {
     let attempt = detail.attempts.last()?;
     let is_short = attempt.ranks.iter().any(|rank| rank.lost_at.is_some());
+    // One that makes room for others is about to be stopped, and takes no new ranks first.
     (is_short && job.makes_room.is_empty()).then(|| {
         format!(
             "It takes new ranks, at a checkpoint, once devices for all {} are free for which nobody waits who goes before \
@@ -263,50 +155,13 @@ fn grows(detail: &JobDetail, job: &Job) -> Option<String> {
 /// That its GPUs do nothing.
 fn idles(job: &Job, now: DateTime<Utc>) -> Option<String> {
     let since = units::time(job.idle_since.as_ref())?;
+    // This machine's clock may be behind the coordinator's: then it has idled for no time yet.
     let length = units::duration((now - since).to_std().unwrap_or_default());
     Some(format!(
         "It holds GPUs and uses none of them: in no reading of the last {length} was one more than {BUSY_PERCENT_MAX} % \
          busy. Its project may have such jobs stopped (\"marquee quota {}\"); one with idle_ok = true goes on.",
         job.project
     ))
-}
-
-/// What usually helps, by class of failure.
-fn advice(class: FailureClass) -> &'static str {
-    match class {
-        FailureClass::UserError => {
-            "Correct the job's settings or program and submit it again; a retry runs the old ones."
-        }
-        FailureClass::OutOfMemory => {
-            "Lower batch_size, or ask for more ranks: each rank holds its share of the batch."
-        }
-        FailureClass::BadInput => "Look at the input it names; running again reads the same data.",
-        FailureClass::DeviceFault => {
-            "Look at the host's device (nvidia-smi, the kernel's log) before trying again there."
-        }
-        FailureClass::LostWorker => {
-            "See \"marquee workers\": is the host up and marquee-worker running?"
-        }
-        FailureClass::Timeout => {
-            "Raise the job's timeout, or give it more ranks, and submit it again."
-        }
-        FailureClass::Network => {
-            "Check that the hosts reach each other and the service it names, then retry."
-        }
-        FailureClass::Crash => "The program died by itself: its last words in the log say most.",
-        FailureClass::DiskFull => {
-            "Make room on the host's disk (\"marquee-worker doctor\" there says how much is left), or let the job write less, then retry."
-        }
-        FailureClass::Hang => {
-            "What each thread of its ranks did is in their logs (lines that begin with [marquee]); \"hang_after\" and \"step_timeout\" say how long a step may take."
-        }
-        FailureClass::Idle => {
-            "Let it use its GPUs, ask for none (device = \"cpu\"), or say idle_ok = true in its document; \"marquee project set PROJECT --idle-stop 2h\" gives all of its project more time."
-        }
-        FailureClass::Collective => {
-            "A peer was lost or did not answer: look at the other ranks' failures and logs, then at the network between their hosts; \"collective_timeout_s\" says how long a rank waits."
-        }
-    }
 }
 
 /// Whether a waiting job still waits for this one of its needs.
@@ -418,196 +273,4 @@ fn to_blame(attempt: &Attempt) -> Option<&AttemptRank> {
 }
 
 #[cfg(test)]
-mod tests {
-    use marquee_domain::report::{TrainSummary, WentOn};
-    use marquee_proto::v1::{JobKind, JobState};
-
-    use crate::samples;
-
-    use super::*;
-
-    #[test]
-    fn a_job_that_goes_on_without_a_rank_says_so() {
-        let mut detail = samples::still_running();
-        let attempt = detail.attempts.last_mut().unwrap();
-        attempt.ranks[0].summary_json = serde_json::to_string(&TrainSummary {
-            went_on: vec![WentOn {
-                step: 120,
-                ranks: 1,
-                of: 2,
-                steps_lost: 1,
-                seconds: 3.2,
-            }],
-            ..TrainSummary::default()
-        })
-        .unwrap();
-        attempt.ranks[1].lost_at = attempt.started_at;
-        let why = Explanation {
-            detail: &detail,
-            needs: &[],
-        }
-        .why(detail.job.as_ref().unwrap(), samples::now());
-        insta::assert_snapshot!(why[1..].join("\n"), @r"
-        It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
-        It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
-        It takes new ranks, at a checkpoint, once devices for all 2 are free for which nobody waits who goes before it or is its equal; at the earliest 5 minutes after a loss, and 10 minutes after its start.
-        ");
-    }
-
-    #[test]
-    fn of_two_ranks_that_failed_the_one_that_was_the_cause_is_named() {
-        let mut detail = samples::failed_train();
-        let attempt = detail.attempts.last_mut().unwrap();
-        attempt.ranks[0].failure = Some(Failure {
-            class: marquee_proto::v1::FailureClass::Collective.into(),
-            message: "Connection closed by peer [10.0.0.7]:3512".into(),
-        });
-        let why = Explanation {
-            detail: &detail,
-            needs: &[],
-        }
-        .why(detail.job.as_ref().unwrap(), samples::now());
-        assert!(
-            why.contains(&"It was rank 1 on worker-2.".to_owned()),
-            "{why:?}"
-        );
-    }
-
-    #[test]
-    fn a_job_that_hangs_says_which_rank_does_and_which_only_waits() {
-        let mut detail = samples::still_running();
-        let attempt = detail.attempts.last_mut().unwrap();
-        attempt.ranks[0].stall = Some(marquee_proto::v1::Stall {
-            idle_ms: 45_000,
-            step: Some(12),
-            phase: "all-reduce".into(),
-            waits_for_peers: true,
-            ..Default::default()
-        });
-        attempt.ranks[1].stall = Some(marquee_proto::v1::Stall {
-            idle_ms: 46_200,
-            step: Some(12),
-            phase: "forward".into(),
-            is_stopped: true,
-            ..Default::default()
-        });
-        let explanation = Explanation {
-            detail: &detail,
-            needs: &[],
-        };
-        let job = detail.job.as_ref().unwrap();
-        let why = explanation.why(job, samples::now());
-        insta::assert_snapshot!(why[1..].join("\n"), @r#"
-        Rank 1 on worker-2 hangs: it is stopped by a signal (state T) at step 12, for 46 s; "kill -CONT" lets it go on.
-        Rank 0 on worker-1 waits in all-reduce at step 12, for 45 s.
-        "#);
-        let hints = explanation.what_to_do(job);
-        assert!(hints[0].to_string().contains("--rank 1"), "{hints:?}");
-    }
-
-    #[test]
-    fn what_only_a_newer_coordinator_knows_is_said_to_be_unknown() {
-        let failed = Job {
-            state: JobState::Failed.into(),
-            failure: Some(marquee_proto::v1::Failure {
-                class: 99,
-                message: "the moon was in the way".into(),
-            }),
-            ..Job::default()
-        };
-        let newer = Job {
-            state: 99,
-            kind: 99,
-            ..Job::default()
-        };
-        for (job, says) in [
-            (failed, "It failed (unknown): the moon was in the way"),
-            (newer, "only a newer marquee knows"),
-        ] {
-            let detail = JobDetail {
-                job: Some(job.clone()),
-                ..JobDetail::default()
-            };
-            let explanation = Explanation {
-                detail: &detail,
-                needs: &[],
-            };
-            let why = explanation.why(&job, samples::now()).join(" ");
-            assert!(why.contains(says), "{why}");
-            let json = explanation.json(samples::now());
-            assert_eq!(json["job"]["kind"], "unknown");
-            assert!(!Page::of(&explanation, samples::now()).blocks().is_empty());
-        }
-    }
-
-    #[test]
-    fn an_answer_without_a_job_is_nothing_and_no_panic() {
-        let explanation = Explanation {
-            detail: &JobDetail::default(),
-            needs: &[],
-        };
-        assert!(Page::of(&explanation, samples::now()).blocks().is_empty());
-        assert_eq!(explanation.json(samples::now()), Value::Null);
-        assert!(explanation.ids().is_empty());
-    }
-
-    #[test]
-    fn a_kept_output_is_to_be_rescued_and_not_made_again() {
-        let failed = |message: &str| Job {
-            id: 7,
-            state: JobState::Failed.into(),
-            failure: Some(marquee_proto::v1::Failure {
-                class: marquee_proto::v1::FailureClass::UserError.into(),
-                message: message.into(),
-            }),
-            ..Job::default()
-        };
-        let first = |job: &Job| {
-            let detail = JobDetail {
-                job: Some(job.clone()),
-                ..JobDetail::default()
-            };
-            let explanation = Explanation {
-                detail: &detail,
-                needs: &[],
-            };
-            let hints = explanation.what_to_do(job);
-            let all: Vec<String> = hints.iter().map(ToString::to_string).collect();
-            (all[0].clone(), all.join("\n"))
-        };
-        let kept =
-            "latest.pt leads outside; kept for 7 days: \"marquee artifacts rescue 7\" stores it";
-        let (hint, all) = first(&failed(kept));
-        assert!(hint.starts_with("marquee artifacts rescue 7"), "{hint}");
-        assert!(!all.contains("submit it again"), "{all}");
-        // Another job's number is no rescue of this one.
-        let other = "see \"marquee artifacts rescue 70\" of another job";
-        let (hint, all) = first(&failed(&other.replace("70", "8")));
-        assert!(hint.contains("submit it again"), "{hint}");
-        assert!(!all.contains("rescue"), "{all}");
-    }
-
-    #[test]
-    fn a_job_has_a_sentence_and_a_hint_in_every_state() {
-        for state in JobStateName::ALL {
-            let job = samples::job(7, "train", JobKind::Train, state.into());
-            let detail = JobDetail {
-                job: Some(job.clone()),
-                ..JobDetail::default()
-            };
-            let explanation = Explanation {
-                detail: &detail,
-                needs: &[],
-            };
-            let why = explanation.why(&job, samples::now());
-            assert!(why[0].starts_with("It "), "{state:?}: {why:?}");
-            // A job that waits for nothing that is known has nobody to be sent to.
-            let hints = explanation.what_to_do(&job);
-            assert_eq!(
-                hints.is_empty(),
-                state == JobStateName::Waiting,
-                "{state:?}"
-            );
-        }
-    }
-}
+mod tests;

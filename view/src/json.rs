@@ -31,6 +31,8 @@ fn embedded(value: &str) -> Value {
 fn failure(failure: Option<&v1::Failure>) -> Value {
     failure.map_or(
         Value::Null,
+        // The same word as in SQL and on screen: whoever compares it in a script finds it in the
+        // documentation.
         |failure| json!({ "class": words::failure_word(failure), "message": failure.message }),
     )
 }
@@ -91,6 +93,7 @@ pub fn job(job: &v1::Job) -> Value {
             "array_job_id": element.array_job_id,
             "index": element.index,
         })),
+        // On the wire 0 means "none"; a script would take it for the number of a job.
         "reused_from_job_id": (job.reused_from_job_id != 0).then_some(job.reused_from_job_id),
         "project": text(&job.project),
         "held_by": text(&job.held_by),
@@ -155,6 +158,7 @@ fn attempt(attempt: &v1::Attempt) -> Value {
 /// A job with its history: the job's own fields, and beside them the rest.
 #[must_use]
 pub fn job_detail(detail: &v1::JobDetail) -> Value {
+    // The job's own fields at the top, as in a listing: what reads one job reads many.
     let mut value = detail.job.as_ref().map_or_else(|| json!({}), job);
     value["spec"] = embedded(&detail.spec_json);
     if !detail.spec_unreadable.is_empty() {
@@ -230,6 +234,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
                 "name": gpu.name,
                 "memory_bytes": gpu.memory_bytes,
                 "part_of": gpu.part.map(|part| part.of),
+                // As text: 8.10 as a number would be 8.1.
                 "compute_capability": format!("{}.{}", gpu.compute_major, gpu.compute_minor),
             })
         };
@@ -277,6 +282,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "artifacts": cache.artifacts,
             "pinned": cache.pinned,
         })),
+        "clock_ahead_ms": worker.clock_ahead_ms,
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
     })
 }
@@ -346,6 +352,7 @@ pub fn window(window: &v1::MaintenanceWindow) -> Value {
 pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::GpuReading>) -> Value {
     let unread = v1::GpuReading::default();
     let reading = reading.unwrap_or(&unread);
+    // In watts, as nvidia-smi shows them: thousandths are NVML's own.
     let watts = |milliwatts: Option<u32>| milliwatts.map(|mw| f64::from(mw) / 1_000.0);
     let process = |process: &v1::GpuProcess| {
         json!({

@@ -29,9 +29,11 @@ pub mod pipeline;
 pub mod progress;
 pub mod projects;
 pub mod report;
+pub mod rotation;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 pub mod schedules;
+pub mod secrets;
 pub mod status;
 pub mod trained;
 pub mod trust;

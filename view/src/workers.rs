@@ -1,6 +1,9 @@
 //! The hosts that take work, one row each.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use marquee_domain::limits::CLOCKS_APART;
 use marquee_proto::v1::{self, Worker};
 use prost_types::Timestamp;
 use serde_json::Value;
@@ -31,7 +34,11 @@ impl View for Workers<'_> {
             heads,
             self.0.iter().map(|worker| row(worker, now)).collect(),
         );
+        for line in clocks(self.0) {
+            page.line(line);
+        }
         for worker in self.0 {
+            // Below the table and in full, for a cell has no room for a cure.
             for trouble in [&worker.unreadable, &worker.rival] {
                 if !trouble.is_empty() {
                     page.line(format!("{}: {trouble}", worker.name));
@@ -140,6 +147,8 @@ fn row(worker: &Worker, now: DateTime<Utc>) -> Vec<Cell> {
         .map(|at| format!("{} ago", units::about(units::between(at, now))))
         .unwrap_or_default();
     let inventory = worker.inventory.clone().unwrap_or_default();
+    // Stored by another version, say: the worker is shown all the same, with what is wrong in the
+    // place of its devices.
     let devices = if worker.unreadable.is_empty() {
         devices(&inventory)
     } else {
@@ -168,6 +177,54 @@ fn row(worker: &Worker, now: DateTime<Utc>) -> Vec<Cell> {
     ]
 }
 
+/// Whose clock is off, and by how much. Where most workers agree that the coordinator's is, it is that one.
+fn clocks(workers: &[Worker]) -> Vec<String> {
+    let is_apart = |ahead: i64| Duration::from_millis(ahead.unsigned_abs()) >= CLOCKS_APART;
+    let is_online = |worker: &&Worker| worker.state() == v1::WorkerState::Online;
+    let said = workers.iter().filter(is_online);
+    let said: Vec<(&str, i64)> = said
+        .filter_map(|worker| Some((worker.name.as_str(), worker.clock_ahead_ms?)))
+        .collect();
+    let apart = |ahead: i64| {
+        let way = if ahead > 0 { "ahead of" } else { "behind" };
+        let span = units::duration(Duration::from_millis(ahead.unsigned_abs()));
+        format!("{span} {way}")
+    };
+    let cure = "set it (\"timedatectl set-ntp true\" there)";
+    let mut sorted: Vec<i64> = said.iter().map(|(_, ahead)| *ahead).collect();
+    sorted.sort_unstable();
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    // Two that are off together may both be; three are not by chance.
+    let is_coordinators = sorted.len() >= 3 && is_apart(median);
+    let mut lines = Vec::new();
+    if is_coordinators {
+        let away = apart(median.saturating_neg());
+        lines.push(format!(
+            "the coordinator's clock is {away} those of most workers: {cure}"
+        ));
+    }
+    for (name, ahead) in said {
+        // By what the others say, where the coordinator's is the one that is off.
+        let off = if is_coordinators {
+            ahead.saturating_sub(median)
+        } else {
+            ahead
+        };
+        if is_apart(off) {
+            let whose = if is_coordinators {
+                "those of the other workers"
+            } else {
+                "the coordinator's"
+            };
+            lines.push(format!(
+                "{name}: its clock is {} {whose}: {cure}",
+                apart(off)
+            ));
+        }
+    }
+    lines
+}
+
 /// `2 cpu (4 threads each), 2 x Tesla K80 (11.2 GiB)`.
 fn devices(inventory: &v1::Inventory) -> String {
     let mut parts = Vec::new();
@@ -180,6 +237,8 @@ fn devices(inventory: &v1::Inventory) -> String {
         let alike = |other: &&v1::Gpu| {
             (other.name.as_str(), other.memory_bytes) == (gpu.name.as_str(), gpu.memory_bytes)
         };
+        // Neighbours alone, so that the order is NVML's: a part of a GPU stands behind the whole
+        // ones.
         let many = rest.iter().take_while(alike).count();
         parts.push(format!(
             "{many} x {} ({})",
@@ -189,4 +248,60 @@ fn devices(inventory: &v1::Inventory) -> String {
         rest = &rest[many..];
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(name: &str, ahead: Option<i64>) -> Worker {
+        Worker {
+            name: name.into(),
+            state: v1::WorkerState::Online.into(),
+            clock_ahead_ms: ahead,
+            ..Worker::default()
+        }
+    }
+
+    #[test]
+    fn it_is_said_whose_clock_is_off_and_by_how_much() {
+        let near = [
+            worker("a", Some(400)),
+            worker("b", Some(-4_900)),
+            worker("c", None),
+        ];
+        assert!(clocks(&near).is_empty());
+        let one = [worker("a", Some(0)), worker("b", Some(252_000))];
+        let [line] = &clocks(&one)[..] else {
+            panic!("{:?}", clocks(&one));
+        };
+        assert!(line.starts_with("b: its clock is 4"), "{line}");
+        assert!(line.contains("ahead of the coordinator's"), "{line}");
+        // Where all but one say the same, it is neither of them.
+        let all = [
+            worker("a", Some(-60_000)),
+            worker("b", Some(-60_100)),
+            worker("c", Some(-59_900)),
+            worker("d", Some(0)),
+        ];
+        let lines = clocks(&all);
+        assert!(
+            lines[0].starts_with("the coordinator's clock is"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[0].contains("ahead of those of most workers"),
+            "{lines:?}"
+        );
+        assert!(
+            lines.len() == 2 && lines[1].starts_with("d: its clock is"),
+            "{lines:?}"
+        );
+        // Nobody's are the clocks of those that are gone.
+        let gone = Worker {
+            state: v1::WorkerState::Lost.into(),
+            ..worker("a", Some(9_000_000))
+        };
+        assert!(clocks(&[gone]).is_empty());
+    }
 }

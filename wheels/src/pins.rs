@@ -100,6 +100,8 @@ pub const LIBTORCH: Bundle = Bundle {
     folder: "libtorch-2.11.0",
     wheels: &[
         torch(&[
+            // `version.py` tells set-up which release lies there: wheels lack the `build-version`
+            // of PyTorch's own archives.
             "torch/include/*",
             "torch/version.py",
             "torch/lib/libc10.so",
@@ -204,11 +206,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ALL: [&Bundle; 7] = [
+    const ALL: [&Bundle; 8] = [
         &LIBTORCH,
         &RUNTIME_CPU,
         &RUNTIME_CU130,
         &NCCL_HEADERS,
+        &NODE,
         &POSTGRES,
         &LIBTORCH_KEPLER,
         &LIBTORCH_KEPLER_GPU,

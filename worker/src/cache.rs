@@ -233,7 +233,8 @@ impl Cache {
         }
         if !self.is_unchanged(digest) {
             warn!(%digest, "an artifact in the cache was changed by someone; it is fetched again");
-            self.evict(digest);
+            // Its files stay until the new ones take their place: other ranks may be reading them.
+            self.index().present.remove(digest);
             return Ok(false);
         }
         // The note's own time says when the artifact was last used: an order of use that outlives the daemon.
@@ -289,7 +290,13 @@ impl Cache {
         )?;
         files::open(&self.note_path(digest))?.set_modified(now)?;
         let target = self.artifact_path(digest);
-        fs::rename(incoming, &target).map_err(|e| at(&target, e))?;
+        // In place of one that somebody changed: in one step, so that a rank which reads it finds the one or the other.
+        if exchange(incoming, &target) {
+            durable::remove_or_leave(incoming);
+        } else {
+            durable::remove_or_leave(&target);
+            fs::rename(incoming, &target).map_err(|e| at(&target, e))?;
+        }
         durable::sync_parent(&target)?;
         durable::remove_or_leave(&parts_folder(incoming));
         let present = Present {
@@ -309,7 +316,7 @@ impl Cache {
         loop {
             // Outside of the lock: a disk that is slow to answer must not hold up ranks that only look.
             let room = self.disk_room();
-            let victim = {
+            let (victim, doomed) = {
                 let mut index = self.index();
                 let held: u64 = index.present.values().map(|p| p.bytes).sum();
                 let promised: u64 = index.reserved.values().sum();
@@ -333,7 +340,14 @@ impl Cache {
                     .iter()
                     .filter(|(d, _)| !index.pins.contains_key(*d));
                 match unpinned.min_by_key(|(_, present)| present.used) {
-                    Some((victim, _)) => victim.clone(),
+                    // Out of sight under the same lock: a rank that pins it an instant later finds that it is not here,
+                    // and not a folder that goes under its hands.
+                    Some((victim, _)) => {
+                        let victim = victim.clone();
+                        index.present.remove(&victim);
+                        let doomed = [self.artifact_path(&victim), self.note_path(&victim)];
+                        (victim, doomed.map(|path| durable::doom(&path)))
+                    }
                     None if is_allowed => {
                         return Err(CacheError::DiskFull {
                             path: self.root.clone(),
@@ -353,7 +367,10 @@ impl Cache {
                 }
             };
             info!(digest = %victim, "evicting the artifact that was not used for longest");
-            self.evict(&victim);
+            // Not under the lock: a million files take some seconds.
+            for path in doomed.into_iter().flatten() {
+                durable::remove_or_leave(&path);
+            }
         }
     }
 
@@ -407,13 +424,6 @@ impl Cache {
         bytes
     }
 
-    /// Lets go of an artifact. What cannot be removed is set aside: the next download does not meet it.
-    fn evict(&self, digest: &Digest) {
-        self.index().present.remove(digest);
-        durable::remove_or_leave(&self.artifact_path(digest));
-        durable::remove_or_leave(&self.note_path(digest));
-    }
-
     fn note(&self, digest: &Digest) -> io::Result<Note> {
         Ok(serde_json::from_slice(&files::read(
             &self.note_path(digest),
@@ -445,6 +455,12 @@ impl Drop for Reservation<'_> {
     }
 }
 
+/// Lets two folders change places. False: one is not there, or the file system cannot.
+fn exchange(one: &Path, other: &Path) -> bool {
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).is_ok()
+}
+
 fn modified_ns(metadata: &fs::Metadata) -> u128 {
     let since = metadata
         .modified()
@@ -452,3 +468,6 @@ fn modified_ns(metadata: &fs::Metadata) -> u128 {
         .and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.map_or(0, |since| since.as_nanos())
 }
+
+#[cfg(test)]
+mod tests;

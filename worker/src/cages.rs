@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use marquee_domain::project::ProjectName;
+use marquee_domain::spec::JobKind;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
@@ -31,6 +32,9 @@ pub struct Cages {
     /// How many there are.
     users: u16,
     homes: PathBuf,
+    scratch: PathBuf,
+    /// Only command jobs run under them.
+    for_commands: bool,
     file: PathBuf,
     taken: Mutex<BTreeMap<ProjectName, u16>>,
 }
@@ -54,6 +58,8 @@ impl Cages {
             socket: config.cage_socket.clone(),
             users,
             homes: config.data_dir.join("homes"),
+            scratch: config.data_dir.join("scratch"),
+            for_commands: config.cage == Caging::Commands,
             file: config.data_dir.join("cages.json"),
             taken: Mutex::default(),
         };
@@ -67,6 +73,17 @@ impl Cages {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Whether jobs of this kind run under them.
+    #[must_use]
+    pub fn are_for(&self, kind: JobKind) -> bool {
+        match kind {
+            JobKind::Command => true,
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
+                !self.for_commands
+            }
+        }
     }
 
     /// How many projects can have an account.
@@ -113,20 +130,22 @@ impl Cages {
 
     /// Lets jobs' users through to their ranks' folders, and to nothing else of the data folder.
     fn open_the_way(&self, data_dir: &Path, attempts: &Path) -> io::Result<()> {
+        // For all that this process makes from now on: the folder above is about to let others
+        // through.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
-        for folder in [attempts, &self.homes] {
+        for folder in [attempts, &self.homes, &self.scratch] {
             files::make_folder(folder)?;
         }
         for entry in fs::read_dir(data_dir).map_err(|e| at(data_dir, e))? {
             let path = entry.map_err(|e| at(data_dir, e))?.path();
             let found = fs::symlink_metadata(&path).map_err(|e| at(&path, e))?;
             let mode = found.permissions().mode();
-            let is_way = path == attempts || path == self.homes;
+            let is_way = path == attempts || path == self.homes || path == self.scratch;
             if !is_way && !found.is_symlink() && mode & 0o077 != 0 {
                 set_mode(&path, mode & 0o700)?;
             }
         }
-        for folder in [data_dir, attempts, &self.homes] {
+        for folder in [data_dir, attempts, &self.homes, &self.scratch] {
             set_mode(folder, PASSED)?;
         }
         let is_closed = |above: &&Path| {
@@ -142,6 +161,26 @@ impl Cages {
     }
 }
 
+/// Why jobs under accounts of their own could not start a program of this folder.
+#[must_use]
+pub fn closed_to_others(bin_dir: &Path) -> Option<String> {
+    let mode = |path: &Path| fs::metadata(path).map_or(0o777, |found| found.permissions().mode());
+    let is_closed = |path: &&Path| mode(path) & 0o001 == 0;
+    let programs = ["marquee-prep", "marquee-trainer"].map(|name| bin_dir.join(name));
+    let closed = bin_dir.ancestors().find(is_closed).map(Path::to_owned);
+    let closed = closed.or_else(|| {
+        programs
+            .into_iter()
+            .find(|program| mode(program) & 0o005 != 0o005)
+    });
+    closed.map(|path| {
+        format!(
+            "{} is closed to other accounts, and jobs' programs lie there",
+            path.display()
+        )
+    })
+}
+
 /// How many accounts for jobs this host has, and the helper with them. The text says what is missing.
 pub fn accounts(config: &Config) -> Result<u16, String> {
     let is_socket =
@@ -154,6 +193,8 @@ pub fn accounts(config: &Config) -> Result<u16, String> {
         ));
     }
     let there_is = |user: &u16| matches!(User::from_name(&job_user(*user)), Ok(Some(_)));
+    // Up to the first gap: accounts go by their numbers from 0 to this count (`user_of`), so that
+    // one behind a gap would have a number that none is behind.
     let users = (0..JOB_USERS_MAX).take_while(there_is).count();
     match u16::try_from(users) {
         Ok(users) if users > 0 => Ok(users),
@@ -170,6 +211,7 @@ fn may_ask(socket: &Path) -> Result<(), String> {
     if worker.is_none_or(|worker| worker.uid != geteuid()) {
         return Err(format!("this worker does not run as {WORKER}"));
     }
+    // Connecting to a socket takes the right to write to it.
     if access(socket, AccessFlags::W_OK).is_err() {
         return Err(format!("{} is closed to {WORKER}", socket.display()));
     }
@@ -189,6 +231,8 @@ mod tests {
             socket: "/none".into(),
             users,
             homes: dir.join("homes"),
+            scratch: dir.join("scratch"),
+            for_commands: false,
             file: dir.join("cages.json"),
             taken: Mutex::default(),
         };

@@ -1,12 +1,13 @@
 //! The daemon's settings: a file, over it environment variables `MARQUEE_WORKER__<KEY>`, over
 //! these the flags. A key that does not exist is an error, wherever it stands.
 
+mod reach;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::member::{Folder, Joined, MemberError, Tls};
+use crate::member::{Folder, MemberError, Tls};
 use crate::secrets::Grant;
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
@@ -33,8 +34,6 @@ const TASKS_MAX_LEAST: u32 = 64;
 const TASKS_MAX_MOST: u32 = 4_194_304;
 /// What fetch jobs may name as their credential, where nothing else is said.
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
-/// Coordinators that may be named: each further one makes finding the one that leads slower.
-const COORDINATORS_MAX: usize = 8;
 /// Where marquee-cage.socket listens.
 pub const DEFAULT_CAGE_SOCKET: &str = "/run/marquee/cage.sock";
 /// Prefix of the environment variables.
@@ -110,19 +109,22 @@ pub enum Sandbox {
     Off,
 }
 
-/// Whether command jobs run under accounts of their own, one for each project.
+/// Whether jobs run under accounts of their own, one for each project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caging {
     /// Where this host has what it takes.
     Auto,
+    /// The same, but for command jobs alone.
+    Commands,
     /// Without, the worker does not start.
     On,
     Off,
 }
 
 /// The words of [`Caging`].
-const CAGE: [(&str, Caging); 3] = [
+const CAGE: [(&str, Caging); 4] = [
     ("auto", Caging::Auto),
+    ("commands", Caging::Commands),
     ("on", Caging::On),
     ("off", Caging::Off),
 ];
@@ -283,10 +285,10 @@ impl Config {
         let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
         let data_dir = absolute("data_dir", data_dir)?;
         let joined = Folder::of(&data_dir).read()?;
-        let coordinators = coordinators(values, joined.as_ref().map(|(joined, _)| joined))?;
+        let coordinators = reach::coordinators(values, joined.as_ref().map(|(joined, _)| joined))?;
         let coordinator = coordinators[0].clone();
         let joined_name = joined.as_ref().map(|(joined, _)| joined.name.clone());
-        let tls = tls(&coordinators, values, joined.map(|(_, tls)| tls))?;
+        let tls = reach::tls(&coordinators, values, joined.map(|(_, tls)| tls))?;
         let member = tls.as_ref().and_then(|tls| tls.member.as_ref());
         let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
         // 0 is let through up to here, so that what is said about it tells what to write instead.
@@ -423,6 +425,8 @@ fn gpu_shares(values: &Values) -> Result<BTreeMap<u32, u32>, ConfigError> {
         for one in text.split([' ', ',']).filter(|one| !one.is_empty()) {
             let (gpu, count) = one.split_once(':')?;
             let count = count.parse().ok().filter(|count| SHARES.contains(count))?;
+            // A GPU that is named twice is refused: which of its numbers counts is not for us to
+            // guess.
             let is_new = shares.insert(gpu.parse().ok()?, count).is_none();
             is_new.then_some(())?;
         }
@@ -479,78 +483,6 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         key,
         problem: problem.into(),
-    }
-}
-
-/// At least one.
-fn coordinators(values: &Values, joined: Option<&Joined>) -> Result<Vec<String>, ConfigError> {
-    if let (None, Some(joined)) = (values.text("coordinator"), joined) {
-        return Ok(joined.coordinators.clone());
-    }
-    let text = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
-    let urls = text.split([',', ' ']).filter(|url| !url.is_empty());
-    let urls: Vec<String> = urls.map(str::to_owned).collect();
-    match urls.len() {
-        1..=COORDINATORS_MAX => Ok(urls),
-        count => Err(value(
-            "coordinator",
-            format!("= {text:?} names {count} coordinators; name 1 to {COORDINATORS_MAX}"),
-        )),
-    }
-}
-
-fn tls(
-    coordinators: &[String],
-    values: &Values,
-    joined: Option<Tls>,
-) -> Result<Option<Tls>, ConfigError> {
-    let coordinator = &coordinators[0];
-    let read = |key: &'static str, path: &Path| {
-        fs::read_to_string(path).map_err(|e| value(key, format!("= {path:?} cannot be read: {e}")))
-    };
-    let scheme_of = |url: &String| Some(url.split_once("://")?.0.to_owned());
-    let scheme = scheme_of(coordinator);
-    // A coordinator that is named later is dialled as these are: with both, nobody could say whether in the
-    // clear.
-    if let Some(other) = coordinators.iter().find(|url| scheme_of(url) != scheme) {
-        return Err(value(
-            "coordinator",
-            format!(
-                "= {coordinator:?}, {other:?}: write http:// before all of them, or https:// before all"
-            ),
-        ));
-    }
-    match (scheme.as_deref(), values.path("tls.ca")) {
-        (Some("http"), None) => Ok(None),
-        (Some("http"), Some(_)) => Err(value(
-            "coordinator",
-            format!("= {coordinator:?} has no TLS, but tls.ca is set; write https://"),
-        )),
-        (Some("https"), None) => match joined {
-            Some(joined) => Ok(Some(joined)),
-            None => Err(value(
-                "tls.ca",
-                "is missing, and this worker has not joined; run \"marquee-worker join\" with a token, or name the PEM file of the coordinator's CA",
-            )),
-        },
-        (Some("https"), Some(ca)) => {
-            let identity = match (values.path("tls.cert"), values.path("tls.key")) {
-                (Some(cert), Some(key)) => Some((read("tls.cert", &cert)?, read("tls.key", &key)?)),
-                (None, None) => None,
-                (Some(_), None) => return Err(value("tls.key", "is missing beside tls.cert")),
-                (None, Some(_)) => return Err(value("tls.cert", "is missing beside tls.key")),
-            };
-            Ok(Some(Tls {
-                ca: read("tls.ca", &ca)?,
-                identity,
-                server_name: None,
-                member: None,
-            }))
-        }
-        (Some(_) | None, _) => Err(value(
-            "coordinator",
-            format!("= {coordinator:?} is no URL; write it as {DEFAULT_COORDINATOR:?}"),
-        )),
     }
 }
 

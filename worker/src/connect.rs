@@ -72,7 +72,8 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    match hint(&text) {
+    let dates = marquee_proto::certificate::clock_hint(&text);
+    match dates.as_deref().or_else(|| hint(&text)) {
         Some(hint) => format!("{text}; {hint}"),
         None => text,
     }
@@ -87,7 +88,7 @@ fn hint(text: &str) -> Option<&'static str> {
         ),
         (
             "UnknownIssuer",
-            "the coordinator's certificate is not of the authority that this host believes (tls.ca)",
+            "the coordinator's certificate is not of an authority that this host believes (tls.ca): where it is the right coordinator, another authority has taken its place while this host was off; join again with a token for this worker's name (docs/deploy.md, \"Another authority\")",
         ),
         (
             "alert: UnknownCA",
@@ -95,7 +96,7 @@ fn hint(text: &str) -> Option<&'static str> {
         ),
         (
             "alert: CertificateExpired",
-            "by the coordinator's clock this host's certificate has expired",
+            "by the coordinator's clock this host's certificate has expired, or is not good yet, and by this host's own it is good: one of the two clocks is wrong; compare \"date -u\" on both hosts, the coordinator's log has the dates",
         ),
         (
             "alert: UnsupportedCertificate",

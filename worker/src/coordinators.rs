@@ -113,6 +113,16 @@ impl Coordinators {
         self.renewed.notify_one();
     }
 
+    /// Believes other authorities from now on, and shows the same certificate: connections that stand go on.
+    pub(crate) fn believe(&self, authorities: String) {
+        let mut state = self.state();
+        if let Some(tls) = &mut state.tls {
+            tls.ca = authorities;
+        }
+        // One of these may be made anew at any time, by what it was made with.
+        state.channels.clear();
+    }
+
     /// Dials with these certificates from now on, where they are others than before. Whether they are; never where this
     /// worker began without TLS, or is to go on without.
     pub(crate) fn take_certificates(&self, tls: Option<Tls>) -> bool {

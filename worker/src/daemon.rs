@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use marquee_domain::BootId;
 use marquee_domain::limits::STOP_GRACE;
+use marquee_domain::spec::JobKind;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -16,9 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::authorities;
 use crate::blocking::blocking;
 use crate::cache::Cache;
-use crate::cages::Cages;
+use crate::cages::{Cages, closed_to_others};
 use crate::config::{Caging, Config, OnStop};
 use crate::coordinators::Coordinators;
 use crate::durable;
@@ -130,6 +132,7 @@ async fn serve_reading(
     }
     if let Some(folder) = host.config.tls.as_ref().and_then(|tls| tls.member.clone()) {
         tokio::spawn(neighbours::run(Arc::clone(&host), folder.clone()));
+        tokio::spawn(authorities::run(Arc::clone(&host), folder.clone()));
         tokio::spawn(renewal::run(Arc::clone(&host), folder));
     }
     // Only now: whoever started the daemon, such as a package's upgrade, may count on it holding again what
@@ -218,6 +221,7 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         lease: Lease::open(&config.data_dir, identity.boot),
         host_was_stopped: was_stopped_in_order(&config, identity.boot),
         boot: identity.boot,
+        worker_id: identity.worker,
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
@@ -237,22 +241,32 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
     })
 }
 
-/// Under whose accounts command jobs run, which nobody should have to guess.
+/// Under whose accounts jobs run, which nobody should have to guess.
 fn cages(config: &Config, env: &Env) -> anyhow::Result<Option<Cages>> {
     match Cages::find(config, env.launcher.as_ref()) {
         Ok(cages) => {
             let users = cages.users();
-            info!(
-                users,
-                "each project's command jobs run under an account of their own"
-            );
+            if cages.are_for(JobKind::Train) {
+                info!(
+                    users,
+                    "each project's jobs run under an account of their own"
+                );
+                if let Some(why) = closed_to_others(&config.bin_dir) {
+                    warn!(%why, "but for command jobs they will not start");
+                }
+            } else {
+                info!(
+                    users,
+                    "each project's command jobs run under an account of their own, and others under this worker's"
+                );
+            }
             Ok(Some(cages))
         }
         Err(why) if config.cage == Caging::On => anyhow::bail!(
-            "command jobs cannot run under accounts of their own: {why}; or set cage = \"auto\" in the worker's settings"
+            "jobs cannot run under accounts of their own: {why}; or set cage = \"auto\" in the worker's settings"
         ),
         Err(why) => {
-            info!(%why, "command jobs are not caged: they run under this worker's account");
+            info!(%why, "jobs are not caged: they run under this worker's account");
             Ok(None)
         }
     }

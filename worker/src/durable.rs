@@ -37,6 +37,17 @@ pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<(
     replace(path, &serde_json::to_vec_pretty(value)?)
 }
 
+/// The same for a rank's child to read, which may run under another account: only who gets to its folder gets to it.
+pub(crate) fn replace_json_for_child<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let aside = path.with_extension("new");
+    let mut file = files::make(&aside)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+        .and_then(|()| file.write_all(&serde_json::to_vec_pretty(value)?))
+        .map_err(|e| at(&aside, e))?;
+    put(&aside, path)
+}
+
 /// Replaces `path` by `bytes`: written aside, synced, renamed, and the folder synced.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = path.with_extension("new");
@@ -86,7 +97,7 @@ impl Room {
     /// Keeps room for `path`.
     pub(crate) fn keep(path: &Path) -> Self {
         let file = files::make(&Self::aside(path)).and_then(|file| {
-            // A file system that cannot do it, such as NFS, gives no such promise.
+            // Some file systems, such as NFS, cannot keep room. Then nothing is promised, which is no error.
             match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, SMALL_BYTES) {
                 Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => Ok(file),
                 Err(error) => Err(error.into()),
@@ -129,6 +140,15 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 /// name that no reader looks for. A folder that is not there is no error. What cannot be removed stays
 /// under that name, and the error says which.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    match doom(path) {
+        Some(doomed) => remove::all(&doomed),
+        None => Ok(()),
+    }
+}
+
+/// Gives a folder or file a name that no reader looks for, under which it is to be removed, and says which; its own where
+/// no other is to be had. None: it is not there.
+pub(crate) fn doom(path: &Path) -> Option<PathBuf> {
     // The name may be taken by what an earlier removal could not finish.
     for n in 0..DOOMED_NAMES {
         let mut name = OsString::from(DOOMED_PREFIX);
@@ -138,8 +158,8 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
         }
         let doomed = path.with_file_name(name);
         match fs::rename(path, &doomed) {
-            Ok(()) => return remove::all(&doomed),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(()) => return Some(doomed),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             // Something that could not be removed has the name.
             Err(e)
                 if matches!(
@@ -149,11 +169,10 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
                         | io::ErrorKind::NotADirectory
                         | io::ErrorKind::IsADirectory
                 ) => {}
-            // No name to be had: it goes under its own.
-            Err(_) => return remove::all(path),
+            Err(_) => break,
         }
     }
-    remove::all(path)
+    Some(path.to_owned())
 }
 
 /// Tries again to remove what an earlier removal left in `folder`. What still stays is named in the log,

@@ -6,6 +6,7 @@
 //!
 //! Not here: libtorch, SQL, and any decision about what runs where.
 
+mod authorities;
 mod blocking;
 pub mod cache;
 pub mod cages;

@@ -11,8 +11,10 @@
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use marquee_domain::join_token::COORDINATOR_NAME;
+use marquee_proto::certificate::bundle::{self, Authority};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,10 @@ impl std::fmt::Debug for Tls {
             .finish_non_exhaustive()
     }
 }
+
+/// Who adds to what is believed does so after the other: a certificate that is renewed brings authorities too, and of two
+/// at once one would be forgotten.
+static BELIEVING: Mutex<()> = Mutex::new(());
 
 /// The files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +165,8 @@ impl Folder {
     ) -> io::Result<()> {
         // In this order: `joined` says that the rest is there. The key of the try goes last, since until then
         // it is needed again.
+        // Only those that the token's coordinator named: what was believed before may be another cluster's.
+        durable::write(&self.ca(), authority.as_bytes())?;
         self.store_identity(certificate, key, authority)?;
         durable::write_json(&self.joined(), joined)?;
         durable::remove_or_leave(&self.joining_key());
@@ -178,6 +186,33 @@ impl Folder {
         durable::write_json(&path, &joined)
     }
 
+    /// The authorities that this worker believes.
+    pub(crate) fn believed(&self) -> io::Result<Vec<Authority>> {
+        let bytes = files::read(&self.ca())?;
+        let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+        bundle::read(&text).map_err(io::Error::other)
+    }
+
+    /// Believes these too from now on, and those no more whose pins are `dropped`. All that are believed
+    /// then, where that is news.
+    pub(crate) fn believe(
+        &self,
+        authorities: &str,
+        dropped: &[String],
+    ) -> io::Result<Option<String>> {
+        let _turn = BELIEVING.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = bundle::read(authorities).map_err(io::Error::other)?;
+        // One that cannot be read is replaced: there is nothing in it to keep.
+        let before = self.believed().unwrap_or_default();
+        let now = bundle::merged(before.clone(), news, dropped);
+        if now == before {
+            return Ok(None);
+        }
+        let text = bundle::text(&now);
+        durable::write(&self.ca(), text.as_bytes())?;
+        Ok(Some(text))
+    }
+
     /// Stores a renewed certificate.
     pub fn store_identity(
         &self,
@@ -186,7 +221,7 @@ impl Folder {
         authority: &str,
     ) -> io::Result<()> {
         // Those to believe first: the new certificate may be of an authority that joined them.
-        durable::write(&self.ca(), authority.as_bytes())?;
+        self.believe(authority, &[])?;
         let identity = format!("{certificate}{}", key.serialize_pem());
         durable::write(&self.identity(), identity.as_bytes())
     }
@@ -202,4 +237,51 @@ pub(crate) fn request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::new([])?;
     params.distinguished_name = DistinguishedName::new();
     Ok(params.serialize_request(key)?.der().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority(name: &str) -> String {
+        let mut params = CertificateParams::new([]).unwrap();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.self_signed(&new_key().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn what_is_believed_grows_by_news_and_shrinks_by_names_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = Folder::of(data.path());
+        let key = folder.key_to_join().unwrap();
+        let (old, new) = (authority("old"), authority("new"));
+        let joined = Joined {
+            coordinators: vec!["https://head:7700".into()],
+            name: "gpu-01".into(),
+        };
+        folder.store(&joined, "", &key, &old).unwrap();
+        let pins = || bundle::pins(&folder.believed().unwrap());
+        let before = pins();
+        assert_eq!(folder.believe(&old, &[]).unwrap(), None, "it is no news");
+        let both = folder
+            .believe(&format!("{old}{new}"), &[])
+            .unwrap()
+            .unwrap();
+        assert_eq!(bundle::read(&both).unwrap().len(), 2);
+        // A coordinator that is behind the times takes nothing away.
+        assert_eq!(folder.believe(&format!("{old}{new}"), &[]).unwrap(), None);
+        folder.believe(&old, &[]).unwrap();
+        assert_eq!(pins().len(), 2);
+        folder.believe(&new, &before).unwrap().unwrap();
+        assert_eq!(pins().len(), 1);
+        assert_ne!(pins(), before);
+        // What cannot be read adds nothing.
+        folder.believe("no certificate", &[]).unwrap_err();
+        assert_eq!(pins().len(), 1);
+        // A join begins anew: what was believed may be another cluster's.
+        folder.store(&joined, "", &key, &old).unwrap();
+        assert_eq!(pins(), before);
+    }
 }

@@ -1,9 +1,10 @@
 //! One rank that this worker holds: from its assignment until its last report is acknowledged.
 //!
-//! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
-//! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
-//! child's output was read), `stdout`, `stderr` and `events` (the child writes them itself), `work/`,
-//! `output/`, `tmp/` (its `TMPDIR`), `inputs/` (of a rank under another account), `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
+//! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was: `rank.json`
+//! (assignment and orders), `spool` (numbered reports, each batch with how far the child's output was read), `stdout`,
+//! `stderr` and `events` (the child writes them itself), `work/`, `output/`, `tmp/` (its `TMPDIR`), `inputs/` and
+//! `pulse/` (of a rank under another account), `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the
+//! rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,11 +22,13 @@ use crate::process::keeper::claim_path;
 
 pub mod base_env;
 mod checkpoints;
+pub mod classify;
 mod ending;
 pub mod environment;
 mod events;
 mod follow;
 mod furnish;
+pub mod handed;
 pub mod held;
 pub mod life;
 pub mod lines;
@@ -34,6 +37,7 @@ pub(crate) mod prepare;
 pub mod pump;
 pub mod rate;
 pub mod readers;
+mod secrets;
 pub mod spool;
 pub mod stall;
 pub mod stalled;
@@ -41,7 +45,6 @@ pub(crate) mod store;
 pub mod task;
 pub(crate) mod temporary;
 mod tidying;
-pub mod verdict;
 mod vigil;
 pub mod walls;
 
@@ -351,10 +354,19 @@ impl RankDir {
         self.0.join("lost-ranks.json")
     }
 
-    /// Where the trainer's rank writes down where it stands.
+    /// Where the trainer's rank writes down where it stands: beside the others, or in [`RankDir::pulse`] where it can make
+    /// no files beside them.
     #[must_use]
     pub fn standing(&self) -> PathBuf {
-        self.0.join("standing")
+        let own = self.pulse();
+        let folder = if own.is_dir() { &own } else { &self.0 };
+        folder.join("standing")
+    }
+
+    /// The folder for that, of a rank under another account.
+    #[must_use]
+    pub fn pulse(&self) -> PathBuf {
+        self.0.join("pulse")
     }
 
     #[must_use]

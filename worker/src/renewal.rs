@@ -52,9 +52,8 @@ pub(crate) async fn run(host: Arc<Host>, folder: Folder) {
         }
         // One that expired cannot be shown; the session says so, and what to do.
         match renew(&host, &folder).await {
-            Ok(ends) => {
+            Ok(()) => {
                 backoff.reset();
-                info!(good_until = %ends, "this worker's certificate was renewed");
                 sleep(PAUSE).await;
             }
             Err(error) => {
@@ -78,7 +77,8 @@ fn due(pem: &str, part: f64) -> Option<DateTime<Utc>> {
     Some(own.not_before + until_then)
 }
 
-async fn renew(host: &Host, folder: &Folder) -> anyhow::Result<DateTime<Utc>> {
+/// Gets another certificate, and shows it from now on.
+pub(crate) async fn renew(host: &Host, folder: &Folder) -> anyhow::Result<()> {
     let key = member::new_key()?;
     let csr = member::request(&key)?;
     let channel = host.coordinators.channel()?;
@@ -95,7 +95,8 @@ async fn renew(host: &Host, folder: &Folder) -> anyhow::Result<DateTime<Utc>> {
         .into_inner();
     let own = certificate::read(&answer.certificate);
     let own = own.map_err(|why| anyhow::anyhow!("what the coordinator gave {why}"))?;
-    let ends = own.first().map(|own| own.not_after);
+    let own = own.first().context("the coordinator gave no certificate")?;
+    let ends = own.not_after;
     let folder = folder.clone();
     let tls = blocking(move || {
         folder.store_identity(&answer.certificate, &key, &answer.authority)?;
@@ -103,7 +104,8 @@ async fn renew(host: &Host, folder: &Folder) -> anyhow::Result<DateTime<Utc>> {
     })
     .await??;
     host.coordinators.renewed(tls);
-    ends.context("the coordinator gave no certificate")
+    info!(good_until = %ends, "this worker's certificate was renewed");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -197,6 +197,8 @@ impl Session {
                 .turn(&coordinator, broken.leader().as_deref())
             {
                 let next = self.host.coordinators.current();
+                // Without a pause: `turn` asks for one as soon as all coordinators were asked in
+                // vain.
                 warn!(%coordinator, cause = %broken, %next, "not connected; ranks go on, and another coordinator is asked");
                 continue;
             }
@@ -335,6 +337,7 @@ impl Session {
             features: vec![
                 v1::WorkerFeature::StartWithAssign.into(),
                 v1::WorkerFeature::Lease.into(),
+                v1::WorkerFeature::Secrets.into(),
             ],
             cluster_id: self.cluster.to_wire(),
             leaving: self.supervisor.is_leaving(),
@@ -537,6 +540,10 @@ impl Session {
             match next {
                 Some(reports) => send(sender, ToCoordinator::Reports(reports)).await?,
                 None => return Ok(outbox),
+            }
+            // What is reported from now on rings again: to look once more for nothing is a change of threads.
+            if !outbox.has_more() {
+                return Ok(outbox);
             }
         }
     }

@@ -51,7 +51,7 @@ pub struct Supervisor {
 
 #[derive(Debug, Default)]
 struct State {
-    ranks: BTreeMap<RankKey, Entry>,
+    ranks: BTreeMap<RankKey, RankEntry>,
     /// Work on ranks that are held no longer: ending their stores, removing their folders.
     retiring: JoinSet<()>,
     /// No new ranks: the daemon is being stopped, and each is told so.
@@ -59,7 +59,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RankEntry {
     rank: Arc<HeldRank>,
     /// Its task has ended; only acknowledgements are missing.
     is_closed: bool,
@@ -127,7 +127,7 @@ impl Supervisor {
     fn hold(self: &Arc<Self>, rank: HeldRank) {
         let rank = Arc::new(rank);
         let key = rank.key;
-        let entry = Entry {
+        let entry = RankEntry {
             rank: Arc::clone(&rank),
             is_closed: false,
         };
@@ -215,7 +215,7 @@ impl Supervisor {
             return Ok(());
         }
         info!(rank = %key, lost = ?message.lost, "other ranks were lost");
-        durable::write_json(&path, &message.lost)
+        durable::replace_json_for_child(&path, &message.lost)
     }
 
     /// Stops a rank, or forgets it. One that is not held is no concern.

@@ -11,17 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use marquee_domain::artifact::{Digest, FileEntry, InvalidManifest, Manifest};
 use marquee_domain::backoff::Backoff;
-use marquee_domain::env::{Random, is_played};
+use marquee_domain::env::Random;
 use marquee_domain::limits::{CHUNK_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
-use marquee_proto::v1::upload_blob_request::Part;
-use marquee_proto::v1::{
-    self, DownloadBlobRequest, FindMissingBlobsRequest, UploadBlobHeader, UploadBlobRequest,
-};
+use marquee_proto::v1::{self, DownloadBlobRequest, FindMissingBlobsRequest, UploadBlobHeader};
 use prost::Message as _;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -36,6 +32,7 @@ use crate::connect;
 use crate::coordinators::Coordinators;
 use crate::files;
 
+mod send;
 mod tree;
 
 pub use tree::{Problems, digest_tree};
@@ -52,6 +49,8 @@ const DIGESTS_PER_QUESTION: usize = 10_000;
 /// are not that quick.
 const ROOM_RETRY_FIRST: Duration = Duration::from_secs(1);
 const ROOM_RETRY_CEILING: Duration = Duration::from_secs(30);
+/// Of a file of so many bytes it is asked, before each try, how much of it is there already.
+const ASK_FROM_BYTES: u64 = 16 * 1024 * 1024;
 /// Chunks of an upload that wait to be sent.
 const CHUNKS_AHEAD: usize = 4;
 
@@ -338,6 +337,7 @@ impl Transfers {
             let answer = loop {
                 let request = FindMissingBlobsRequest {
                     digests: some.to_vec(),
+                    with_begun: false,
                 };
                 let asked = async { self.client()?.find_missing_blobs(request).await };
                 match in_time(asked).await {
@@ -394,12 +394,21 @@ impl Transfers {
     }
 
     async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
+        let offset = match file.size_bytes >= ASK_FROM_BYTES {
+            false => 0,
+            true => match self.begun(file).await? {
+                Some(offset) => offset,
+                // Somebody else has stored it meanwhile, or an earlier try of which the answer was lost.
+                None => return Ok(()),
+            },
+        };
         let header = UploadBlobHeader {
             digest: file.digest.to_string(),
             size_bytes: file.size_bytes,
+            offset,
         };
         let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let reader = send_parts(path.to_owned(), header, sender);
+        let reader = send::parts_of(path.to_owned(), header, sender);
         let mut client = self.client().map_err(Failed::Away)?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
@@ -410,50 +419,27 @@ impl Transfers {
     }
 }
 
-/// Reads a file for an upload, from a thread of its own: by turns with the sending it would take a
-/// change of threads for each read.
-async fn send_parts(
-    source: PathBuf,
-    header: UploadBlobHeader,
-    to: tokio::sync::mpsc::Sender<UploadBlobRequest>,
-) -> io::Result<()> {
-    // A receiver that left has an answer to give; that one counts.
-    if is_played() {
-        for part in parts(&source, header)? {
-            if to.send(part?).await.is_err() {
-                break;
-            }
+impl Transfers {
+    /// Bytes that the coordinator has of a file from an upload that broke. None: it has all of it.
+    async fn begun(&self, file: &FileEntry) -> Result<Option<u64>, Failed> {
+        let digest = file.digest.to_string();
+        let request = FindMissingBlobsRequest {
+            digests: vec![digest.clone()],
+            with_begun: true,
+        };
+        let asked = async { self.client()?.find_missing_blobs(request).await };
+        let answer = in_time(asked)
+            .await
+            .map_err(|status| failed("to say how much it has of a file", status))?
+            .into_inner();
+        if !answer.digests.contains(&digest) {
+            return Ok(None);
         }
-        return Ok(());
+        let begun = answer.begun.iter().find(|begun| begun.digest == digest);
+        // More than there is cannot be of this file.
+        let received = begun.map_or(0, |begun| begun.received_bytes);
+        Ok(Some(received).map(|bytes| if bytes <= file.size_bytes { bytes } else { 0 }))
     }
-    let read = tokio::task::spawn_blocking(move || {
-        for part in parts(&source, header)? {
-            if to.blocking_send(part?).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    });
-    read.await.map_err(io::Error::other).flatten()
-}
-
-/// What an upload sends: its header, then the file chunk by chunk.
-fn parts(
-    source: &Path,
-    header: UploadBlobHeader,
-) -> io::Result<impl Iterator<Item = io::Result<UploadBlobRequest>> + use<>> {
-    let mut source = fs::File::open(source)?;
-    let chunks = std::iter::from_fn(move || {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let mut some = io::Read::take(&mut source, CHUNK_BYTES as u64);
-        match io::Read::read_to_end(&mut some, &mut chunk) {
-            Ok(0) => None,
-            Ok(_) => Some(Ok(Part::Chunk(Bytes::from(chunk)))),
-            Err(error) => Some(Err(error)),
-        }
-    });
-    let parts = std::iter::once(Ok(Part::Header(header))).chain(chunks);
-    Ok(parts.map(|part| part.map(|part| UploadBlobRequest { part: Some(part) })))
 }
 
 /// Sorts a refusal from a coordinator that is away.

@@ -82,7 +82,7 @@ Exit code 1 if a world is wrong, or a planted bug is not found.
 ";
 
 pub(crate) const TEST: &str = "\
-Build the web page and the workspace's binaries, play 50 simulated worlds (\"cargo xtask sim\" plays more), and run all
+Build the web page and the workspace's binaries, play 200 simulated worlds (\"cargo xtask sim\" plays more), and run all
 tests, with cargo-nextest where it is installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]
@@ -111,14 +111,15 @@ The exit code is 0 if nothing was lost, doubled or left in disorder.
 
 pub(crate) const CHECK: &str = "\
 Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked,
-cargo-deny on all that builds and tests it, clippy, the trainer for old GPUs (types and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
+cargo-deny and cargo-audit on all that builds and tests it, clippy, the trainer for old GPUs (types and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
 
 Usage: cargo xtask check [NAME..]
 
 Options:
   NAME  only these, as the list at the end names them
 
-A check whose tool is not installed is listed as skipped, by name.
+A check whose tool is not installed is listed as skipped, by name. So is cargo-audit's where its database of advisories
+cannot be fetched; MARQUEE_ADVISORY_DB names a folder with a copy of it.
 ";
 
 pub(crate) const SETUP: &str = "\

@@ -7,9 +7,10 @@
 //! that need hours, Python or other people's pictures. The lab is a crate of its own (`lab/`), so that
 //! nobody waits for it who does not use it.
 //!
-//! Architecture Invariant: xtask knows the other crates only as packages to build and binaries to
-//! run, so that it compiles in seconds; it depends on none of them but two small ones: `marquee-postgres`, which
-//! starts the private Postgres of a task, and `marquee-wheels`, which fetches what is built with. What a demo does is in the CLI (`marquee demo`).
+//! Architecture Invariant: xtask knows the other crates only as packages to build and binaries to run, so that it
+//! compiles in seconds; it depends on none of them but two small ones: `marquee-postgres`, which starts the private
+//! Postgres of a task, and `marquee-wheels`, which fetches what is built with. What a demo does is in the CLI (`marquee
+//! demo`).
 
 pub mod chaos;
 pub mod check;
@@ -18,6 +19,7 @@ pub mod flavour;
 pub mod lab;
 pub mod nccl_shim;
 mod pg;
+mod secrets;
 pub mod setup;
 pub mod sim;
 pub mod sqlx;

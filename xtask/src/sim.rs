@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// Package and program.
 const SIM: &str = "marquee-sim";
 /// Worlds in a run of the tests.
-pub const SEEDS_IN_TESTS: u64 = 50;
+pub const SEEDS_IN_TESTS: u64 = 200;
 /// From so many worlds on a build that is optimised pays for itself: it takes five minutes of a core, and saves half a
 /// second of each world.
 const OPTIMISED_FROM: u64 = 1_000;
@@ -33,6 +33,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let postgres = setup::postgres_bin()?;
     let mut command = command(workspace, options);
     command.env("MARQUEE_POSTGRES_BIN", postgres);
+    // Returns only if it could not be started.
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", process::line(&command)))
 }
@@ -52,6 +53,8 @@ pub fn test(workspace: &Workspace, setup: &Setup) -> Result<()> {
 fn command(workspace: &Workspace, options: &Options) -> Command {
     let mut command = workspace.cargo("run");
     command.args(["--quiet", "--package", SIM]);
+    // A profile of its own (Cargo.toml), beside the dev profile's files: neither makes the other
+    // compile anew.
     if options.seeds.is_some_and(|seeds| seeds >= OPTIMISED_FROM) {
         command.args(["--profile", "sim"]);
     }

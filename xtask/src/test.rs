@@ -3,18 +3,22 @@
 //! Invariant: the runner's own summary is the last thing printed, but for what else failed; its exit code is ours.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::pg::PrivatePostgres;
-use crate::setup::Setup;
-use crate::workspace::Workspace;
-use crate::{process, report, sim, web};
+use crate::setup::{Setup, python};
+use crate::workspace::{WITH_ALL, Workspace};
+use crate::{process, report, secrets, sim, web};
 
+/// A server of S3 in memory, which tests of object stores start. Of its own extra "server" only what S3 needs.
+const OBJECT_STORE: &str = "moto[s3]==5.2.5\nflask==3.1.3\nflask-cors==6.0.5\n";
 /// Of nextest, in `.config/nextest.toml`.
 const PROFILE: &str = "xtask";
+/// Its file with what tests wrote.
+const WRITTEN: &str = "junit.xml";
 
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
@@ -41,6 +45,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
         let mut command = workspace.cargo("nextest");
         // All of them: who waited for a build wants every failure of it, not the first.
         command.args(["run", "--workspace", "--no-fail-fast"]);
+        command.args(WITH_ALL);
         // With a filter the options are the user's: whoever tries a few tests may want one at a time.
         if filter.is_empty() {
             command.args(["--profile", PROFILE, "--test-threads"]);
@@ -51,6 +56,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
         report::note("cargo-nextest is not installed; running cargo test");
         let mut command = workspace.cargo("test");
         command.args(["--workspace", "--no-fail-fast"]);
+        command.args(WITH_ALL);
         if !filter.is_empty() {
             command.arg("--");
         }
@@ -61,10 +67,26 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     // does. It ends with this process.
     let server = PrivatePostgres::start_for_tests(&setup.postgres_bin)?;
     runner.env("MARQUEE_TEST_POSTGRES", server.url("DATABASE"));
+    let written = written(workspace);
+    // That of an earlier run says nothing of this one.
+    drop(fs::remove_file(&written));
+    match python::ensure("object-store", OBJECT_STORE) {
+        Ok(interpreter) => {
+            runner.env("MARQUEE_TEST_MOTO_PYTHON", interpreter);
+        }
+        // Those tests say by name that they were skipped.
+        Err(error) => report::note(&format!("no server of S3 to test against: {error:#}")),
+    }
     eprintln!("==> {}", process::line(&runner));
     let status = environment(workspace, &setup, &mut runner)
         .status()
         .with_context(|| format!("cannot start {}", process::line(&runner)))?;
+    // Without a word where all is well: the runner's summary stays the last. A run that broke off wrote nothing.
+    let is_kept = has_nextest && filter.is_empty() && (status.success() || written.is_file());
+    if is_kept && let Err(error) = secrets::search(&written) {
+        report::note(&format!("{error:#}"));
+        failed.push("the search for secrets");
+    }
     if !failed.is_empty() {
         report::note(&format!("failed: {}; see above", failed.join(", ")));
         return Ok(ExitCode::FAILURE);
@@ -73,11 +95,18 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+/// Where the runner keeps all that tests wrote (`.config/nextest.toml`): below the checkout, wherever is built.
+fn written(workspace: &Workspace) -> PathBuf {
+    let kept = workspace.root.join("target/nextest");
+    kept.join(PROFILE).join(WRITTEN)
+}
+
 /// Binaries together with tests in one build: dependencies get one set of features, so nothing is
 /// compiled twice.
 pub fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
     let mut command = workspace.cargo("build");
     command.args(["--workspace", "--bins", "--tests"]);
+    command.args(WITH_ALL);
     process::run(setup.apply(&mut command))
 }
 
@@ -226,6 +255,8 @@ mod tests {
             assert!(root.join(folder).join("Cargo.toml").is_file(), "{package}");
         }
         assert_eq!(tests_at_once(2), 4);
+        let written = format!("path = \"{WRITTEN}\"\nstore-success-output = true");
+        assert!(config.contains(&written), "{config}");
     }
 
     #[test]

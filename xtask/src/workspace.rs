@@ -33,6 +33,10 @@ pub struct Package {
     pub untested: Vec<PathBuf>,
 }
 
+/// What a build of the whole workspace has beyond the defaults: object stores, which are tested and shipped, and whose crates
+/// no demo waits for. The same in every such build, so that nothing is compiled twice.
+pub const WITH_ALL: [&str; 2] = ["--features", "marquee-coordinator/s3"];
+
 impl Workspace {
     pub fn load() -> Result<Self> {
         let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
@@ -80,6 +84,7 @@ impl Workspace {
 /// The cargo that runs us, without the variables `cargo run` sets for us: build scripts that watch
 /// them would otherwise run again each time a build changes between `cargo` and `cargo xtask`.
 fn cargo() -> Command {
+    // The very cargo that runs us, which may not be the first on PATH (`cargo +nightly xtask`).
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -160,6 +165,7 @@ fn parse_package(package: &Value) -> Result<Package> {
     Ok(Package {
         name: name.to_owned(),
         folder: manifest.parent().unwrap_or(manifest).to_owned(),
+        // Those of build scripts among them: they run on whoever builds, and decide what is linked.
         dependencies: names(&package["dependencies"], &|found| found["kind"] != "dev"),
         test_dependencies: names(&package["dependencies"], &|found| found["kind"] == "dev"),
         bins: names(&package["targets"], &is_bin),

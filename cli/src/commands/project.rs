@@ -8,6 +8,7 @@ use marquee_view::projects::{Projects, QuotasOf};
 
 use super::drain::{When, parse_when};
 use crate::error::Result;
+use crate::say::say;
 use crate::session::Session;
 use crate::{clock, requests};
 
@@ -87,6 +88,9 @@ struct Set {
     /// never
     #[arg(long, value_name = "SPAN|none", value_parser = parse_minutes)]
     idle_stop: Option<Quota<u32>>,
+    /// Only say what would be set, beside what is now
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Show what a project has used of its quotas, and when it frees
@@ -149,6 +153,8 @@ fn parse_minutes(text: &str) -> Result<Quota<u32>, String> {
     // Up: nobody is stopped earlier than he wanted.
     let minutes = span.num_seconds().unsigned_abs().div_ceil(60);
     let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
+    // By the coordinator's own rule: it refuses the same, and here the flag's name stands beside
+    // it.
     check_stop(minutes)?;
     Ok(Quota::Of(minutes))
 }
@@ -181,6 +187,19 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
             let projects = requests::projects::list(&remote, None).await?;
             session.output.show(&Projects(&projects), clock::now())?;
         }
+        Command::Set(set) if set.dry_run => {
+            let set = request(set);
+            // The coordinator has no dry run of this: what is there now is asked for, and whether
+            // it would take the change is not known yet.
+            let all = requests::projects::list(&remote, None).await?;
+            let now: Vec<v1::Project> = all
+                .into_iter()
+                .filter(|project| project.name == set.name)
+                .collect();
+            let verb = if now.is_empty() { "made" } else { "changed" };
+            say!("project {} would be {verb}: {}", set.name, changes(&set));
+            session.output.show(&QuotasOf(&now), clock::now())?;
+        }
         Command::Set(set) => {
             let project = requests::projects::set(&remote, request(set)).await?;
             session.output.show(&QuotasOf(&[project]), clock::now())?;
@@ -189,7 +208,41 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// What a request sets and lifts, by the options' names.
+fn changes(set: &v1::SetProjectRequest) -> String {
+    let quotas = set.quotas.clone().unwrap_or_default();
+    let number = |name: &str, value: Option<String>| value.map(|value| format!("{name} {value}"));
+    let text = |value: Option<u32>| value.map(|value| value.to_string());
+    let reset = Some(quotas.reset).filter(|reset| !reset.is_empty());
+    let set_to = [
+        number("weight", set.weight.map(|value| value.to_string())),
+        number("gpus", text(quotas.gpus)),
+        number("cpu_slots", text(quotas.cpu_slots)),
+        number("queued", text(quotas.queued)),
+        number(
+            "gpu_hours_week",
+            quotas.gpu_hours_week.map(|value| value.to_string()),
+        ),
+        number("reset", reset),
+        number("keep_days", text(set.keep_days)),
+        number("keep_log_days", text(set.keep_log_days)),
+        number(
+            "idle_stop",
+            text(set.idle_stop_min).map(|minutes| format!("{minutes} min")),
+        ),
+    ];
+    let lifted = set.lift.iter().map(|name| format!("{name} none"));
+    let all: Vec<String> = set_to.into_iter().flatten().chain(lifted).collect();
+    if all.is_empty() {
+        "nothing is set".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
 fn request(set: Set) -> v1::SetProjectRequest {
+    // Quotas to take away are listed by name, since on the wire a field that is left out means "as
+    // it is", and 0 means that nothing may start.
     let mut lift = Vec::new();
     let mut lifts = |name: &str, is_lifted: bool| lift.extend(is_lifted.then(|| name.to_owned()));
     lifts("gpus", set.gpus == Some(Quota::None));
@@ -265,6 +318,7 @@ mod tests {
             keep_days: Some(Quota::Of(90)),
             keep_log_days: Some(Quota::None),
             idle_stop: Some(Quota::Of(30)),
+            dry_run: false,
         };
         let request = request(set);
         let quotas = request.quotas.unwrap();

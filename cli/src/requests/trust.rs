@@ -20,8 +20,36 @@ pub(crate) async fn members(remote: &Remote) -> Result<Vec<v1::Member>> {
 pub(crate) async fn authority(remote: &Remote) -> Result<v1::Authority> {
     remote
         .call(Repeat::Safe, async || {
-            let request = v1::GetAuthorityRequest {};
+            let request = v1::GetAuthorityRequest::default();
             remote.trust().get_authority(quick(request)).await
+        })
+        .await
+}
+
+/// How far a rotation of the authority is.
+pub(crate) async fn rotation(remote: &Remote) -> Result<v1::Rotation> {
+    remote
+        .call(Repeat::Safe, async || {
+            let request = v1::GetRotationRequest {};
+            remote.trust().get_rotation(quick(request)).await
+        })
+        .await
+}
+
+/// Takes a step of it, or says what is in its way.
+pub(crate) async fn rotate(
+    remote: &Remote,
+    request: v1::RotateAuthorityRequest,
+) -> Result<v1::Rotation> {
+    // Taken twice it is refused, which would hide that it was taken.
+    let repeat = if request.dry_run {
+        Repeat::Safe
+    } else {
+        Repeat::Unsafe
+    };
+    remote
+        .call(repeat, async || {
+            remote.trust().rotate_authority(quick(request)).await
         })
         .await
 }
@@ -73,6 +101,7 @@ pub(crate) async fn revoke(remote: &Remote, name: &str, reason: &str) -> Result<
     };
     remote
         .call(Repeat::Safe, async || {
+            // The moment and the reason of the first one stay.
             remote.trust().revoke_member(quick(request.clone())).await
         })
         .await
@@ -85,6 +114,7 @@ pub(crate) async fn rename(remote: &Remote, name: &str, new_name: &str) -> Resul
         new_name: new_name.to_owned(),
     };
     remote
+        // A second one would find nobody of the old name, and call what went well a failure.
         .call(Repeat::Unsafe, async || {
             remote.trust().rename_member(quick(request.clone())).await
         })
@@ -97,6 +127,7 @@ pub(crate) async fn forget(remote: &Remote, name: &str) -> Result<v1::Member> {
         name: name.to_owned(),
     };
     remote
+        // As with a new name: the second finds nobody.
         .call(Repeat::Unsafe, async || {
             remote.trust().forget_member(quick(request.clone())).await
         })

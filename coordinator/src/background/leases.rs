@@ -19,6 +19,8 @@ use crate::walls::caught;
 const LOOKS_PER_LEASE: u32 = 10;
 
 pub(super) async fn run(app: App) {
+    // Looked for as often as the other loops, and in a short lease, as tests have it, at least ten
+    // times.
     let every = app
         .settings
         .poll_every
@@ -138,6 +140,7 @@ async fn lose(app: &App, id: WorkerId, name: &str, is_over: impl Fn() -> bool) -
     let jobs = workers::list_worker_jobs(&mut tx, id).await?;
     // Committed before the jobs are judged: the loss stands, also where one of them cannot be.
     tx.commit().await?;
+    app.sessions.miss(id);
     tracing::warn!(
         worker = %id, name, jobs = jobs.len(),
         "worker lost: nothing was heard from it for a whole lease"

@@ -13,6 +13,7 @@ mod leases;
 mod retention;
 mod round;
 mod schedules;
+mod signs;
 mod sweep;
 
 use std::time::Duration;
@@ -37,12 +38,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 #[must_use = "dropping the set ends the loops"]
 pub fn start(app: &App) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    // A task for each: one that waits for Postgres or for files keeps no other waiting, least of
+    // all the leases.
     let stop = || app.shutdown.clone();
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
     let (old, said, timed) = (app.clone(), app.clone(), app.clone());
-    let quiet = app.clone();
+    let (quiet, alive) = (app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -69,6 +72,9 @@ pub fn start(app: &App) -> JoinSet<()> {
         schedules::run(timed.clone())
     }));
     tasks.spawn(guarded("idle", stop(), move || idle::run(quiet.clone())));
+    tasks.spawn(guarded("signs of life", stop(), move || {
+        signs::run(alive.clone())
+    }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())
     }));
@@ -81,6 +87,7 @@ pub enum Loop {
     Schedule,
     Attempts,
     Leases,
+    Signs,
     Drains,
     Idle,
     Accounts,
@@ -89,12 +96,13 @@ pub enum Loop {
 }
 
 impl Loop {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Schedule,
         Self::Attempts,
         Self::Drains,
         Self::Idle,
         Self::Leases,
+        Self::Signs,
         Self::Accounts,
         Self::Retention,
         Self::Sweep,
@@ -108,6 +116,7 @@ pub async fn one_round(app: &App, of: Loop) -> lifecycle::Result<()> {
         Loop::Schedule => round::whole(app).await,
         Loop::Attempts => attempts::round(app).await,
         Loop::Leases => leases::round_of_a_listener(app).await,
+        Loop::Signs => signs::round(app).await,
         Loop::Drains => drains::round(app).await,
         Loop::Idle => idle::round(app).await,
         Loop::Accounts => accounts::round(app).await,
@@ -147,6 +156,8 @@ impl Pace {
         Self {
             name,
             every,
+            // Never sooner than after a round that went well, for loops whose own pause is longer
+            // than the longest.
             backoff: Backoff::new(every.saturating_mul(2), BACKOFF_MAX.max(every)),
         }
     }

@@ -17,7 +17,7 @@ use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
 use crate::env::SystemRandom;
-use crate::lock;
+use crate::{lock, objects};
 
 /// Reads a backup as a restore would, and writes nothing.
 pub async fn check(from: &Path) -> anyhow::Result<Manifest> {
@@ -37,14 +37,22 @@ pub async fn restore(config: &Config, from: &Path) -> anyhow::Result<Manifest> {
     let files = manifest.files.read(&from)?;
     // No coordinator may begin here meanwhile.
     let _lock = lock::data_folder(&config.data_dir)?;
-    let blobs = BlobStore::open(config.artifacts_dir.clone()).await?;
     // Its id is that of the backup only where an earlier restore ended half-way, which this one finishes.
     let fresh = manifest.storage_id.unwrap_or_else(|| SystemRandom.uuid());
-    if blobs.storage(fresh).await? != fresh {
-        bail!(
-            "artifacts_dir {:?} is a coordinator's already; a restore is into an empty folder",
-            config.artifacts_dir
-        );
+    let (blobs, storage) = objects::open(config, fresh).await?;
+    // It had an id, so somebody keeps files there, or did: a restore mixes with nobody's.
+    if storage != fresh {
+        match &config.object_store {
+            None => bail!(
+                "artifacts_dir {:?} is a coordinator's already; a restore is into an empty folder",
+                config.artifacts_dir
+            ),
+            Some(store) => bail!(
+                "bucket {:?} is a coordinator's already under this prefix ({:?}); a restore is into an empty one: set another s3.prefix",
+                store.bucket,
+                store.prefix
+            ),
+        }
     }
     let database = Database::start(config).await?;
     let done = fill(config, &database.url, &from, &manifest, &files, &blobs).await;

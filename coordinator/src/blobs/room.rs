@@ -4,11 +4,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BlobError, io_error};
-
-/// Free bytes that an upload must leave on the blobs' file system: Postgres usually shares it, and
-/// a full disk stops that too.
-pub const FREE_FLOOR_BYTES: u64 = 256 * 1024 * 1024;
+use super::error::io_error;
+use super::{BlobError, FREE_FLOOR_BYTES};
 
 /// The file system of a folder, and what is promised of it.
 #[derive(Debug, Clone)]

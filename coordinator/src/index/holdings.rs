@@ -30,6 +30,12 @@ impl Open {
         })
     }
 
+    /// How many jobs hold devices.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.held_by.len()
+    }
+
     /// What ranks hold on a worker.
     pub fn held_on(&self, worker: WorkerId) -> impl Iterator<Item = (&RankKey, &Vec<Device>)> {
         let held = self.held.get(&worker).into_iter().flatten();

@@ -2,6 +2,7 @@ use chrono::TimeDelta;
 use marquee_domain::ids::{AttemptNumber, Rank};
 use marquee_domain::resources::{Device, DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, Work};
+use marquee_store::open::{HeldRank, OpenJob};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -468,4 +469,38 @@ fn what_is_kept_by_changes_is_what_reading_everything_gives() {
         let differences = open.reconcile(all, all_held, &BTreeSet::new());
         assert_eq!(differences, [] as [String; 0], "seed {seed}");
     }
+}
+
+#[test]
+fn one_that_is_put_off_stands_in_no_line_until_its_time_and_is_lined_up_by_its_row() {
+    let backs_off = OpenJob {
+        not_before: Some(at(30)),
+        ..queued(4)
+    };
+    let mut open = open(vec![queued(1), queued(2), running(3, 1), backs_off]);
+    // One that runs, one whose own time is later, and one that nobody knows.
+    for job in [1, 3, 4, 9] {
+        open.put_off(JobId(job), at(10));
+    }
+    let not_before = |open: &Open, job| open.job(JobId(job)).unwrap().not_before;
+    assert_eq!(not_before(&open, 1), Some(at(10)));
+    assert_eq!(not_before(&open, 3), None);
+    assert_eq!(not_before(&open, 4), Some(at(30)));
+    assert_eq!(pending(&open), ids(&[1, 2, 4]), "it is queued all the same");
+    assert_eq!(open.queue.wake(at(9)), Some(at(10)));
+    assert!(open.queue.get(JobId(1)).unwrap().not_before.is_some());
+    assert_eq!(open.queue.wake(at(10)), Some(at(30)));
+    assert_eq!(open.queue.get(JobId(1)).unwrap().not_before, None);
+    // Put off again, further; then its row is read, which knows nothing of that.
+    open.put_off(JobId(1), at(20));
+    open.put_off(JobId(1), at(15));
+    assert_eq!(not_before(&open, 1), Some(at(20)));
+    open.replace(&ids(&[1]), vec![queued(1)]);
+    assert_eq!(not_before(&open, 1), None);
+    // What is kept in memory is no difference from what is stored.
+    open.put_off(JobId(2), at(40));
+    let read = vec![queued(1), queued(2), running(3, 1), queued(4)];
+    assert!(open.reconcile(read, vec![], &BTreeSet::new()).is_empty());
+    open.placed(JobId(2), [], at(41));
+    assert_eq!(not_before(&open, 2), None);
 }

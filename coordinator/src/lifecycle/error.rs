@@ -9,7 +9,7 @@ use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
 use marquee_store::StoreError;
 use tonic::Status;
 
-use crate::blobs::BlobError;
+use crate::blobs::{BlobError, ObjectTrouble};
 use crate::walls::Panicked;
 
 /// Why something cannot happen to a job.
@@ -120,6 +120,14 @@ pub enum LifecycleError {
     #[error("{0}")]
     RoleTooLow(String),
     #[error("{0}")]
+    NoSecretKey(String),
+    #[error("{0}")]
+    SecretUnreadable(String),
+    #[error("{0}")]
+    SecretNotFound(String),
+    #[error("{0}")]
+    SecretRefused(String),
+    #[error("{0}")]
     CannotRehearse(String),
     #[error("the coordinator stops")]
     Stopping,
@@ -170,6 +178,10 @@ impl LifecycleError {
             | Self::UserExists(_)
             | Self::TokenNotFound(_)
             | Self::RoleTooLow(_)
+            | Self::NoSecretKey(_)
+            | Self::SecretUnreadable(_)
+            | Self::SecretNotFound(_)
+            | Self::SecretRefused(_)
             | Self::NeedHasNotSucceeded { .. } => false,
         }
     }
@@ -224,16 +236,25 @@ impl From<LifecycleError> for Status {
             | LifecycleError::Kept { .. }
             | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
             LifecycleError::CannotRehearse(_) => ErrorCode::CannotRehearse,
+            LifecycleError::NoSecretKey(_) => ErrorCode::NoSecretKey,
+            LifecycleError::SecretUnreadable(_) => ErrorCode::SecretUnreadable,
+            LifecycleError::SecretNotFound(_) => ErrorCode::SecretNotFound,
+            LifecycleError::SecretRefused(_) => ErrorCode::SecretRefused,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
                 let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
                 return not_leading(error.to_string(), leader);
             }
             LifecycleError::Store(error) => store_code(error),
+            LifecycleError::Blobs(BlobError::Objects { trouble, .. }) => {
+                object_store_code(*trouble)
+            }
             LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
         };
         match code {
-            ErrorCode::StorageUnavailable => {
+            ErrorCode::StorageUnavailable
+            | ErrorCode::ObjectStoreAway
+            | ErrorCode::ObjectStoreRefuses => {
                 // It concerns whoever runs the cluster, and is no fault of this program.
                 tracing::warn!(%error, "a request failed because storage is away");
             }
@@ -277,9 +298,24 @@ impl From<LifecycleError> for Status {
             | ErrorCode::UserExists
             | ErrorCode::TokenNotFound
             | ErrorCode::CannotRehearse
+            | ErrorCode::NoSecretKey
+            | ErrorCode::SecretUnreadable
+            | ErrorCode::SecretNotFound
+            | ErrorCode::SecretRefused
+            | ErrorCode::RotationNotReady
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())
+    }
+}
+
+/// The public error of an object store's trouble.
+#[must_use]
+pub fn object_store_code(trouble: ObjectTrouble) -> ErrorCode {
+    match trouble {
+        ObjectTrouble::Away => ErrorCode::ObjectStoreAway,
+        ObjectTrouble::Refused => ErrorCode::ObjectStoreRefuses,
+        ObjectTrouble::Full => ErrorCode::LimitReached,
     }
 }
 

@@ -11,10 +11,10 @@ use marquee_domain::spec::JobKind;
 use marquee_store::live::{self, Live};
 use marquee_store::ranks::RankKey;
 
-use super::Result;
 use super::inputs::{self, Input};
+use super::{LifecycleError, Result};
 use crate::app::App;
-use crate::blobs::{Checked, Vouch, Wrong};
+use crate::blobs::{BlobError, Checked, Vouch, Wrong};
 
 /// Outputs that were looked at, by job. Their files stay until this is dropped, which is after the commit.
 #[derive(Debug, Default)]
@@ -61,7 +61,13 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
     let readable: Vec<Live> = readable.filter_map(std::result::Result::ok).collect();
     let mut looked = Outputs::default();
     for live in readable.iter().filter(|live| inputs::are_suspect(live)) {
-        let found = inputs::look(app, live.job).await?;
+        let found = match inputs::look(app, live.job).await {
+            Err(LifecycleError::Blobs(error)) if is_of_objects(&error) => {
+                later(live.job, &error);
+                continue;
+            }
+            found => found?,
+        };
         let number = live.attempt.number;
         looked.inputs.insert(live.job, (number, found));
     }
@@ -86,7 +92,13 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         let number = live.attempt.number;
         let files = match put_forward(&live, key, outputs.remove(&live.job)) {
             Ok(manifest) => {
-                let Checked { wrong, vouch } = app.blobs.check(&manifest).await?;
+                let Checked { wrong, vouch } = match app.blobs.check(&manifest).await {
+                    Err(error) if is_of_objects(&error) => {
+                        later(live.job, &error);
+                        continue;
+                    }
+                    checked => checked?,
+                };
                 looked.vouches.insert(live.job, vouch);
                 all_here(key, manifest, &wrong)
             }
@@ -95,6 +107,16 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         looked.looked_at.insert(live.job, (number, files));
     }
     Ok(looked)
+}
+
+/// Whether it is an object store that does not answer: whoever needs no file of it goes on.
+pub(super) fn is_of_objects(error: &BlobError) -> bool {
+    matches!(error, BlobError::Objects { .. })
+}
+
+/// Said of a job that is looked at again.
+fn later(job: JobId, error: &BlobError) {
+    tracing::warn!(%job, %error, "what its ranks left is looked at again when the object store answers");
 }
 
 /// What a rank put forward, whether its files are here or not.

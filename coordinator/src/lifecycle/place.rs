@@ -13,7 +13,8 @@ use marquee_store::{StoreError, reports};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Result;
+use super::output::is_of_objects;
+use super::{LifecycleError, Result};
 use crate::app::{App, Change};
 use crate::index::{Index, Known};
 use crate::metrics;
@@ -32,15 +33,25 @@ pub async fn place(
     obstacles: &[(JobId, Value)],
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let known = known(app, placements);
+    let mut known = known(app, placements);
     // Before the transaction, since it looks at files: nobody may wait for a disk with a pipeline's lock in
     // hand.
     let mut resumes: BTreeMap<JobId, Resume> = BTreeMap::new();
+    let mut later = Vec::new();
     for (job, known) in &known {
-        if let Some(from) = newest_checkpoint(app, *job, known).await? {
-            resumes.insert(*job, from);
+        match newest_checkpoint(app, *job, known).await {
+            // An object store that is away keeps those waiting that go on from its files, and nobody else.
+            Err(LifecycleError::Blobs(error)) if is_of_objects(&error) => {
+                tracing::warn!(%job, %error, "placed when the object store with its checkpoint answers");
+                later.push(*job);
+            }
+            from => {
+                resumes.extend(from?.map(|from| (*job, from)));
+            }
         }
     }
+    known.retain(|job, _| !later.contains(job));
+    put_off(app, &later);
     let names = worker_names(app);
     let new: Vec<NewAttempt<'_>> = placements
         .iter()
@@ -119,6 +130,23 @@ pub async fn place(
         app.sessions.placed(worker, ranks);
     }
     Ok(())
+}
+
+/// Keeps jobs out of the next plans for a moment: planned again at once, they would have the devices that nobody uses
+/// meanwhile, round after round.
+fn put_off(app: &App, jobs: &[JobId]) {
+    if jobs.is_empty() {
+        return;
+    }
+    // From now on, and not from when the round began: the look may have taken seconds.
+    let until = app.clock.now() + app.settings.poll_every;
+    let mut open = app.index.open();
+    for job in jobs {
+        open.put_off(*job, until);
+    }
+    drop(open);
+    // What was planned for them goes to others.
+    app.wake.notify_one();
 }
 
 /// Placements whose transaction has not been answered. Dropped before it was, as by an error or a panic, it says so: the

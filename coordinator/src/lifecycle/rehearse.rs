@@ -49,7 +49,7 @@ pub struct Rehearsal {
 }
 
 /// A fault that does no lasting harm, as far as can be seen.
-struct Plan {
+struct PlannedFault {
     said: Rehearsal,
     broken: Broken,
     /// Whose histories tell of it, with their attempts.
@@ -59,28 +59,28 @@ struct Plan {
 /// Does a fault on purpose or, where it `is_dry`, says what it would do.
 pub async fn rehearse(app: &App, fault: &Fault, is_dry: bool, caller: &str) -> Result<Rehearsal> {
     let mut conn = app.db.read().await?;
-    let plan = match fault {
+    let planned = match fault {
         Fault::KillRank { job, rank } => kill_rank(app, &mut conn, *job, *rank).await?,
         Fault::CutWorker { name, time } => cut_worker(app, &mut conn, name, *time).await?,
         Fault::StepDown => step_down(app, &mut conn).await?,
     };
     drop(conn);
     if is_dry {
-        return Ok(plan.said);
+        return Ok(planned.said);
     }
     let now = app.clock.now();
-    let text = format!("on purpose (marquee chaos): {}", plan.said.done);
+    let text = format!("on purpose (marquee chaos): {}", planned.said.done);
     let mut tx = app.db.write_as("rehearsal", caller).await?;
-    audit::insert_rehearsal(&mut tx, plan.broken, &detail(fault)).await?;
-    for (job, attempt) in &plan.jobs {
+    audit::insert_rehearsal(&mut tx, planned.broken, &detail(fault)).await?;
+    for (job, attempt) in &planned.jobs {
         events::insert_event_by(&mut tx, *job, *attempt, &text, caller, now).await?;
     }
     tx.commit().await?;
     tracing::warn!(caller, "{text}");
     // Written down first. A fault that is explained and was not done is better than one that was done and
     // nobody can explain.
-    strike(app, fault, plan.broken)?;
-    Ok(plan.said)
+    strike(app, fault, planned.broken)?;
+    Ok(planned.said)
 }
 
 fn detail(fault: &Fault) -> serde_json::Value {
@@ -116,7 +116,7 @@ fn strike(app: &App, fault: &Fault, broken: Broken) -> Result<()> {
     ))
 }
 
-async fn kill_rank(app: &App, conn: &mut Conn, job: JobId, rank: Rank) -> Result<Plan> {
+async fn kill_rank(app: &App, conn: &mut Conn, job: JobId, rank: Rank) -> Result<PlannedFault> {
     let head = transitions::get_job_head(conn, job).await?;
     if head.is_array {
         return refuse(format!(
@@ -155,7 +155,7 @@ async fn kill_rank(app: &App, conn: &mut Conn, job: JobId, rank: Rank) -> Result
     }
     must_be_connected(app, row.worker, &row.worker_name)?;
     let key = RankKey { job, attempt, rank };
-    Ok(Plan {
+    Ok(PlannedFault {
         said: Rehearsal {
             done: format!(
                 "rank {rank} of job {job} (attempt {attempt}, on {}) is killed",
@@ -173,7 +173,12 @@ async fn kill_rank(app: &App, conn: &mut Conn, job: JobId, rank: Rank) -> Result
     })
 }
 
-async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> Result<Plan> {
+async fn cut_worker(
+    app: &App,
+    conn: &mut Conn,
+    name: &str,
+    time: Duration,
+) -> Result<PlannedFault> {
     let worker = steering::find_worker_named(conn, name)
         .await?
         .ok_or_else(|| LifecycleError::WorkerNotFound(name.to_owned()))?;
@@ -190,6 +195,8 @@ async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> R
     let lease = app.settings.lease;
     let is_lost = time + BACK_WITHIN > lease;
     let mut last = heads.iter().filter(|head| is_at_its_last(head)).peekable();
+    // A cut that ends within the lease takes no rank from anybody: then a last attempt is in no
+    // danger.
     if is_lost && last.peek().is_some() {
         let named: Vec<String> = last
             .take(NAMED_MAX)
@@ -213,7 +220,7 @@ async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> R
             held.len()
         )
     };
-    Ok(Plan {
+    Ok(PlannedFault {
         said: Rehearsal {
             done: format!("worker {name} is cut off from its coordinator for {seconds} s"),
             expected,
@@ -224,7 +231,7 @@ async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> R
     })
 }
 
-async fn step_down(app: &App, conn: &mut Conn) -> Result<Plan> {
+async fn step_down(app: &App, conn: &mut Conn) -> Result<PlannedFault> {
     let (leader, living) = leader::list_coordinators(conn, &app.clock).await?;
     // One that has its artifacts elsewhere cannot take over.
     let heir = living
@@ -235,7 +242,7 @@ async fn step_down(app: &App, conn: &mut Conn) -> Result<Plan> {
             "no other coordinator stands by that could take over; start a second one (docs/deploy.md)".to_owned(),
         );
     };
-    Ok(Plan {
+    Ok(PlannedFault {
         said: Rehearsal {
             done: format!(
                 "the coordinator that leads, {}, hands over and ends",

@@ -7,6 +7,8 @@
 //! (`blobs::vouch`), and is left to the sweep. One that a coordinator removes which no longer leads stays as well
 //! (`blobs::remove`).
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
@@ -232,6 +234,22 @@ pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
         bytes += size;
     }
     Ok((gone, bytes))
+}
+
+/// Puts those files back that a killed coordinator had begun to remove and that something names.
+pub async fn settle_going(app: &App) -> Result<()> {
+    for some in app.blobs.going().chunks(FILES_AT_ONCE) {
+        let mut conn = app.db.read().await?;
+        let unnamed: BTreeSet<Digest> = removal::list_unnamed(&mut conn, some)
+            .await?
+            .into_iter()
+            .collect();
+        drop(conn);
+        // What nobody names goes on counting as missing, and the sweep deletes what is left of it.
+        let named = some.iter().filter(|digest| !unnamed.contains(*digest));
+        app.blobs.settle_going(named.cloned().collect()).await?;
+    }
+    Ok(())
 }
 
 /// Files that were stored before `before` and that no stored manifest names: how many would go, and their bytes.

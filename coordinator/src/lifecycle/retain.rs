@@ -157,6 +157,7 @@ pub async fn collect_unnamed(app: &App, dry_run: bool) -> Result<(u64, u64)> {
     if dry_run {
         return count_unnamed(app, before).await;
     }
+    app.blobs.sweep(before).await?;
     let old = app.blobs.list_older(before).await?;
     collect(app, &old).await
 }

@@ -18,6 +18,7 @@ use marquee_store::schedules::{self, Run};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use marquee_store::{Conn, StoreError, Tx, artifacts, jobs, pipelines, retention};
 
+use super::secrets::missing_secrets;
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
 use crate::caller::Caller;
@@ -76,6 +77,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     check_role(&spec, submission.caller)?;
     let mut missing = projects::check_projects(app, &spec).await?;
     missing.extend(missing_artifacts(app, &spec, submission.caller).await?);
+    missing.extend(missing_secrets(app, &spec).await?);
     if !missing.is_empty() {
         return before_or(app, submission, &digest, missing).await;
     }
@@ -153,6 +155,7 @@ pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpe
     check_role(&spec, submission.caller)?;
     let mut missing = projects::check_projects(app, &spec).await?;
     missing.extend(missing_artifacts(app, &spec, submission.caller).await?);
+    missing.extend(missing_secrets(app, &spec).await?);
     if missing.is_empty() {
         Ok(spec)
     } else {
@@ -244,6 +247,8 @@ impl Submission<'_> {
         } else {
             "pipeline"
         };
+        // The text as it was sent, not what it means: a client that sends something again sends the
+        // same bytes.
         let mut parts = vec![kind, self.job_name.unwrap_or_default(), format, text];
         for Override { path, value } in self.overrides {
             parts.extend([path.as_str(), value.as_str()]);

@@ -18,7 +18,7 @@ use marquee_proto::v1::artifacts_server::Artifacts;
 use marquee_proto::v1::get_artifact_request::Which;
 use marquee_proto::v1::upload_blob_request::Part;
 use marquee_proto::v1::{
-    Artifact, DownloadBlobRequest, DownloadBlobResponse, FindMissingBlobsRequest,
+    Artifact, BegunBlob, DownloadBlobRequest, DownloadBlobResponse, FindMissingBlobsRequest,
     FindMissingBlobsResponse, GetArtifactRequest, ListArtifactsRequest, ListArtifactsResponse,
     RemoveArtifactRequest, Removed, RescueOutputRequest, UploadBlobHeader, UploadBlobRequest,
     UploadBlobResponse, remove_artifact_request,
@@ -30,9 +30,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::jobs::encode;
 use super::scope;
 use crate::app::App;
-use crate::blobs::{BlobError, BlobStore};
+use crate::blobs::{BlobError, BlobStore, ObjectTrouble};
 use crate::caller::Caller;
-use crate::lifecycle::{self, LifecycleError};
+use crate::lifecycle::{self, LifecycleError, object_store_code};
 use files::Files;
 use page::Page;
 
@@ -140,10 +140,26 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
-        let digests = parse_digests(&request.into_inner().digests)?;
+        let FindMissingBlobsRequest {
+            digests,
+            with_begun,
+        } = request.into_inner();
+        let digests = parse_digests(&digests)?;
         let missing = self.app.blobs.missing(digests).await.map_err(blob_status)?;
+        let mut begun = Vec::new();
+        // A worker of before does not ask for it: it sends each file from its beginning.
+        for digest in missing.iter().filter(|_| with_begun) {
+            let received_bytes = self.app.blobs.begun(digest).await.map_err(blob_status)?;
+            if received_bytes > 0 {
+                let digest = digest.to_string();
+                begun.push(BegunBlob {
+                    digest,
+                    received_bytes,
+                });
+            }
+        }
         let digests = missing.into_iter().map(String::from).collect();
-        Ok(Response::new(FindMissingBlobsResponse { digests }))
+        Ok(Response::new(FindMissingBlobsResponse { digests, begun }))
     }
 
     async fn upload_blob(
@@ -344,9 +360,13 @@ async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> 
         Some(Part::Header(header)) => header,
         Some(Part::Chunk(_)) | None => return Err(BadField::missing("header").into()),
     };
-    let UploadBlobHeader { digest, size_bytes } = header;
+    let UploadBlobHeader {
+        digest,
+        size_bytes,
+        offset,
+    } = header;
     let mut writer = blobs
-        .write(parse_digest(&digest)?, size_bytes)
+        .write_from(parse_digest(&digest)?, size_bytes, offset)
         .await
         .map_err(blob_status)?;
     // By its size: a large file over a slow line is no fault, and one that drips is.
@@ -404,7 +424,15 @@ fn blob_status(error: BlobError) -> Status {
         BlobError::OffsetTooLarge { .. } => ErrorCode::InvalidRequest,
         BlobError::Damaged { .. } | BlobError::OtherSize { .. } => ErrorCode::BlobDamaged,
         // What is promised to others is free again when they are through.
-        BlobError::Promised { .. } => ErrorCode::StorageUnavailable,
+        BlobError::Promised { .. } | BlobError::Moved(_) => ErrorCode::StorageUnavailable,
+        BlobError::Objects { trouble, .. } => {
+            // Of what only a person can mend somebody has to hear, however often the worker asks.
+            match trouble {
+                ObjectTrouble::Away => tracing::warn!("{error}"),
+                ObjectTrouble::Refused | ObjectTrouble::Full => tracing::error!("{error}"),
+            }
+            object_store_code(*trouble)
+        }
         BlobError::WrongSize { .. } | BlobError::WrongDigest { .. } => ErrorCode::BlobMismatch,
         BlobError::DiskFull { .. } => ErrorCode::LimitReached,
         BlobError::Io { .. } => {

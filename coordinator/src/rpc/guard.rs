@@ -2,6 +2,7 @@
 //! coordinator in safe mode or one that stands by refuses what writes, and a message that is still to come whole has a
 //! deadline and room that was kept for it. What each method takes stands in `methods`.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::access::{Party, remote};
 use crate::env::Clock;
 use crate::lifecycle::LifecycleError;
 use crate::role::Role as Leadership;
-use crate::users::Who;
+use crate::users::{Asker, Who};
 use crate::walls::{Panicked, Walls, caught};
 
 /// Puts the guard around a service.
@@ -90,9 +91,12 @@ where
                 Ok(Err(status)) => return Ok(status.into_http()),
                 Err(panic) => return Ok(fault(&path, &Panicked::from_panic(panic.as_ref()))),
             };
+            let from = remote(&request).map(|from| from.ip().to_canonical());
             let waits = async {
+                // First: what a flood would ask of the database is not asked.
+                let open = guard.wait_for_turn(&who, worker, from).await?;
                 guard.is_member(worker).await?;
-                guard.wait_for_turn(&who).await
+                Ok::<_, Status>(open)
             };
             let open = match caught(waits).await {
                 Ok(Ok(open)) => open,
@@ -139,7 +143,8 @@ impl GuardLayer {
         }
     }
 
-    /// Who asks, where he may; and which worker, of one that joined. Where nobody knows the users, what everybody may ask is answered all the same.
+    /// Who asks, and which worker it is, of one that joined; an error where he may not. Where the users could not be
+    /// read, `ready` says why: what anybody may ask is answered all the same.
     fn let_in(
         &self,
         request: &mut Request<Body>,
@@ -227,12 +232,20 @@ impl GuardLayer {
         });
     }
 
-    /// Waits where its user asks too much. None: it is no user's.
-    async fn wait_for_turn(&self, who: &Who) -> Result<Option<crate::users::Open>, Status> {
-        let Who::User { user, .. } = who else {
-            return Ok(None);
+    /// Waits where its user, its worker, or whoever is at its address asks too much. None: nobody counts it.
+    async fn wait_for_turn(
+        &self,
+        who: &Who,
+        worker: Option<WorkerId>,
+        from: Option<IpAddr>,
+    ) -> Result<Option<crate::users::Open>, Status> {
+        let asker = match (who, worker, from) {
+            (Who::User { user, .. }, ..) => Asker::User(user.name.to_string()),
+            (_, Some(worker), _) => Asker::Worker(worker),
+            (Who::Nobody, None, Some(from)) => Asker::Address(from),
+            (Who::Nobody | Who::Open | Who::Owner | Who::Machine, None, _) => return Ok(None),
         };
-        match self.walls.users.flow().take(user.name.as_str()) {
+        match self.walls.users.flow().take(asker) {
             Ok((open, wait)) => {
                 if wait > Duration::ZERO {
                     tokio::time::sleep(wait).await;

@@ -37,7 +37,7 @@ use crate::lifecycle::{self, Because, LifecycleError, Submission, once_more};
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
 
-type Answer<T> = Result<Response<T>, Status>;
+type Answered<T> = Result<Response<T>, Status>;
 type Streamed<T> = ReceiverStream<Result<T, Status>>;
 
 /// The service.
@@ -63,7 +63,7 @@ impl JobsService {
         overrides: Vec<v1::Override>,
         dry_run: bool,
         caller: &Caller,
-    ) -> Answer<v1::SubmitResponse> {
+    ) -> Answered<v1::SubmitResponse> {
         if request_id.is_empty() || request_id.len() > REQUEST_ID_MAX_BYTES {
             let why = format!(
                 "{} bytes, must be 1 to {REQUEST_ID_MAX_BYTES}",
@@ -252,7 +252,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn submit_pipeline(
         &self,
         request: Request<v1::SubmitPipelineRequest>,
-    ) -> Answer<v1::SubmitResponse> {
+    ) -> Answered<v1::SubmitResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         self.submit(
@@ -269,7 +269,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn submit_job(
         &self,
         request: Request<v1::SubmitJobRequest>,
-    ) -> Answer<v1::SubmitResponse> {
+    ) -> Answered<v1::SubmitResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let name = Some(request.name.as_str());
@@ -284,13 +284,16 @@ impl v1::jobs_server::Jobs for JobsService {
         .await
     }
 
-    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::JobDetail> {
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answered<v1::JobDetail> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         Ok(Response::new(self.detail(id, &caller).await?))
     }
 
-    async fn get_pipeline(&self, request: Request<v1::GetPipelineRequest>) -> Answer<v1::Pipeline> {
+    async fn get_pipeline(
+        &self,
+        request: Request<v1::GetPipelineRequest>,
+    ) -> Answered<v1::Pipeline> {
         let caller = Caller::of(&request);
         let id = PipelineId(request.into_inner().id);
         Ok(Response::new(self.pipeline(id, &caller).await?))
@@ -299,14 +302,14 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn list_jobs(
         &self,
         request: Request<v1::ListJobsRequest>,
-    ) -> Answer<v1::ListJobsResponse> {
+    ) -> Answered<v1::ListJobsResponse> {
         let caller = Caller::of(&request);
         Ok(Response::new(
             listing::page(&self.app, &request.into_inner(), &caller).await?,
         ))
     }
 
-    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answered<v1::Job> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         scope::job(&self.app, &caller, Role::Submitter, id).await?;
@@ -318,7 +321,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn cancel_pipeline(
         &self,
         request: Request<v1::CancelPipelineRequest>,
-    ) -> Answer<v1::Pipeline> {
+    ) -> Answered<v1::Pipeline> {
         let caller = Caller::of(&request);
         let id = PipelineId(request.into_inner().id);
         scope::pipeline(&self.app, &caller, Role::Submitter, id).await?;
@@ -327,7 +330,7 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.pipeline(id, &caller).await?))
     }
 
-    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
+    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answered<v1::Job> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         scope::job(&self.app, &caller, Role::Submitter, id).await?;
@@ -336,7 +339,7 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
-    async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+    async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answered<v1::Job> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         scope::job(&self.app, &caller, Role::Submitter, id).await?;
@@ -345,7 +348,7 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
-    async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+    async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answered<v1::Job> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         scope::job(&self.app, &caller, Role::Submitter, id).await?;
@@ -354,7 +357,7 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
-    async fn move_job(&self, request: Request<v1::MoveJobRequest>) -> Answer<v1::Job> {
+    async fn move_job(&self, request: Request<v1::MoveJobRequest>) -> Answered<v1::Job> {
         let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
         scope::job(&self.app, &caller, Role::Submitter, id).await?;
@@ -366,7 +369,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn remove_pipeline(
         &self,
         request: Request<v1::RemovePipelineRequest>,
-    ) -> Answer<v1::Removed> {
+    ) -> Answered<v1::Removed> {
         let caller = Caller::of(&request);
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
         let id = PipelineId(id);
@@ -380,7 +383,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn collect_garbage(
         &self,
         request: Request<v1::CollectGarbageRequest>,
-    ) -> Answer<v1::CollectGarbageResponse> {
+    ) -> Answered<v1::CollectGarbageResponse> {
         let caller = Caller::of(&request).to_string();
         let v1::CollectGarbageRequest {
             dry_run,
@@ -399,7 +402,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn keep_pipeline(
         &self,
         request: Request<v1::KeepPipelineRequest>,
-    ) -> Answer<v1::Pipeline> {
+    ) -> Answered<v1::Pipeline> {
         let caller = Caller::of(&request);
         let v1::KeepPipelineRequest { id, lift } = request.into_inner();
         let id = PipelineId(id);
@@ -408,13 +411,13 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.pipeline(id, &caller).await?))
     }
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answered<Self::WatchStream> {
         let caller = Caller::of(&request);
         let stream = watch::start(&self.app, request.into_inner(), &caller).await?;
         Ok(Response::new(stream))
     }
 
-    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answered<Self::LogsStream> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
@@ -422,7 +425,7 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(stream))
     }
 
-    async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<Self::MetricsStream> {
+    async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answered<Self::MetricsStream> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
@@ -430,21 +433,21 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(stream))
     }
 
-    async fn series(&self, request: Request<v1::SeriesRequest>) -> Answer<v1::SeriesResponse> {
+    async fn series(&self, request: Request<v1::SeriesRequest>) -> Answered<v1::SeriesResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
         Ok(Response::new(series::look(&self.app, request).await?))
     }
 
-    async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answer<v1::WhatIfResponse> {
+    async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answered<v1::WhatIfResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
         Ok(Response::new(what_if::look(&self.app, request).await?))
     }
 
-    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answered<v1::ExplainResponse> {
         let caller = Caller::of(&request);
         let detail = self
             .detail(JobId(request.into_inner().job_id), &caller)

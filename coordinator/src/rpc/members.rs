@@ -10,7 +10,7 @@ use marquee_store::trust::{self, Member};
 use tonic::Status;
 
 use crate::lifecycle::LifecycleError;
-use crate::trust::verdict::verdict;
+use crate::trust::belonging::verdict;
 
 /// Looks workers up. A cheap handle.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +36,7 @@ impl Members {
             Some(db) => look_up(db, worker).await,
             None => Ok(None),
         };
+        // Locked only now: nobody waits for another one's look at Postgres.
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
             Ok(member) => {

@@ -48,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 71] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 78] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
@@ -102,6 +102,13 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 71] = [
     ("Schedules", "GetSchedule", Govern, READS),
     ("Schedules", "PauseSchedule", Govern, WRITES),
     ("Schedules", "RemoveSchedule", Govern, WRITES),
+    // In the project whose secret it is, an administrator.
+    ("Secrets", "SetSecret", Act, WRITES),
+    ("Secrets", "ListSecrets", Look, READS),
+    ("Secrets", "RemoveSecret", Act, WRITES),
+    ("Secrets", "RekeySecrets", Govern, WRITES),
+    // One that stands by may have read another state of the rank.
+    ("Secrets", "TakeSecrets", Work, WRITES),
     ("Chaos", "Rehearse", Govern, WRITES),
     ("Users", "WhoAmI", Anybody, READS),
     // The token that it is given is what it takes.
@@ -125,7 +132,10 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 71] = [
     ("Trust", "RevokeMember", Govern, WRITES),
     ("Trust", "RenameMember", Govern, WRITES),
     ("Trust", "ForgetMember", Govern, WRITES),
-    ("Trust", "GetAuthority", Look, READS),
+    // A worker has to hear of one that is to come.
+    ("Trust", "GetAuthority", LookOrWork, READS),
+    ("Trust", "RotateAuthority", Govern, WRITES),
+    ("Trust", "GetRotation", Govern, READS),
 ];
 /// A worker that joins has nothing to show but its token.
 const JOIN: &str = "/marquee.v1.Trust/Join";
@@ -291,6 +301,7 @@ mod tests {
                 "FindMissingBlobs",
                 "UploadBlob",
                 "Connect",
+                "TakeSecrets",
                 "LogIn",
                 "LogOut",
                 "Join",

@@ -16,6 +16,7 @@ mod methods;
 mod projects;
 mod schedules;
 mod scope;
+mod secrets;
 mod trust;
 mod until;
 mod users;
@@ -32,6 +33,7 @@ use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
 use marquee_proto::v1::schedules_server::SchedulesServer;
+use marquee_proto::v1::secrets_server::SecretsServer;
 use marquee_proto::v1::trust_server::TrustServer;
 use marquee_proto::v1::users_server::UsersServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
@@ -106,6 +108,10 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .max_decoding_message_size(TRUST_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
+    let secrets = SecretsServer::new(secrets::SecretsService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<JobsServer<jobs::JobsService>>()
@@ -139,6 +145,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .await;
     reporter
         .set_serving::<UsersServer<users::UsersService>>()
+        .await;
+    reporter
+        .set_serving::<SecretsServer<secrets::SecretsService>>()
         .await;
     // So that the first requests need no look; where it cannot be read now, each of them tries.
     let known = &app.walls.users;
@@ -181,6 +190,7 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .add_service(cluster)
         .add_service(projects)
         .add_service(schedules)
+        .add_service(secrets)
         .add_service(trust)
         .add_service(users)
         .add_service(session)

@@ -6,9 +6,11 @@ use std::time::Duration;
 use marquee_domain::ids::WorkerId;
 use marquee_domain::join_token::SECRET_BYTES;
 use marquee_domain::limits::{NAME_MAX_BYTES, REASON_MAX_BYTES};
+use marquee_proto::certificate::bundle::AUTHORITIES_MAX;
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::error::ErrorCode;
 use marquee_proto::v1;
+use marquee_store::rotation::Standing;
 use marquee_store::trust as table;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -17,13 +19,17 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 use crate::trust::authority::{self, BadRequest};
-use crate::trust::{self, Ask, Certified, NewToken, state_of};
+use crate::trust::beside::Seen;
+use crate::trust::rotate::{self, Hindrance, Progress, Step};
+use crate::trust::{self, Ask, Certified, Known, NewToken, Says, state_of};
 
 /// How long a token is good, in seconds: an hour where nothing is said.
 const TTL_S: std::ops::RangeInclusive<u32> = 60..=30 * 24 * 3_600;
 const TTL_DEFAULT_S: u32 = 3_600;
 /// Workers that one token lets in, at most.
 const USES_MAX: u32 = 1_000;
+/// How long a worker may wait for news of the authorities.
+const NEWS_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Strangers that are looked at at once: checking what they bring takes time and a connection of the database.
 const JOINS_AT_ONCE: usize = 4;
 
@@ -78,6 +84,7 @@ impl v1::trust_server::Trust for TrustService {
                 "only a worker that shows its certificate can renew it; one that has none joins by a token",
             ));
         };
+        // Without a place among the strangers (`JOINS_AT_ONCE`): this one has shown who he is.
         let csr = read_csr(&request.into_inner().csr)?;
         let Certified {
             certificate,
@@ -171,15 +178,60 @@ impl v1::trust_server::Trust for TrustService {
 
     async fn get_authority(
         &self,
-        _: Request<v1::GetAuthorityRequest>,
+        request: Request<v1::GetAuthorityRequest>,
     ) -> Result<Response<v1::Authority>, Status> {
-        let (bundle, can_sign) = trust::look(&self.app).await?;
+        let worker = Caller::of(&request).worker();
+        let shown = request.peer_certs().and_then(|all| all.first().cloned());
+        let v1::GetAuthorityRequest {
+            believes,
+            known,
+            wait_ms,
+        } = request.into_inner();
+        let wait = read_wait(wait_ms)?;
+        // A worker of before says nothing, which is no news of it.
+        let says = match (worker, shown) {
+            (Some(worker), Some(shown)) if !believes.is_empty() => Some(Says {
+                worker,
+                believes: read_pins(believes)?,
+                shown: shown.to_vec(),
+            }),
+            _ => None,
+        };
+        let Known {
+            bundle,
+            can_sign,
+            dropped,
+            state,
+        } = trust::await_news(&self.app, says, &known, wait).await?;
         Ok(Response::new(v1::Authority {
             pin: bundle.fingerprint(),
             not_after: Some(timestamp(bundle.not_after)),
             certificates: bundle.pem,
             can_sign,
+            dropped,
+            state,
         }))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<v1::RotateAuthorityRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let request = request.into_inner();
+        // A step that only a newer client knows arrives as none.
+        let step = read_step(request.step())?;
+        let v1::RotateAuthorityRequest { force, dry_run, .. } = request;
+        let progress = rotate::take(&self.app, step, force, dry_run, &caller).await?;
+        Ok(Response::new(encode_progress(progress)))
+    }
+
+    async fn get_rotation(
+        &self,
+        _: Request<v1::GetRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let progress = rotate::look(&self.app).await?;
+        Ok(Response::new(encode_progress(progress)))
     }
 }
 
@@ -215,6 +267,93 @@ fn encode_member(member: table::Member) -> v1::Member {
             .map(|revoked| revoked.by.clone())
             .unwrap_or_default(),
         revoked_reason: revoked.map(|revoked| revoked.reason).unwrap_or_default(),
+    }
+}
+
+/// How long an answer may be waited for.
+fn read_wait(wait_ms: u32) -> Result<Duration, BadField> {
+    let wait = Duration::from_millis(wait_ms.into());
+    if wait > NEWS_WAIT_MAX {
+        let why = format!("{wait_ms}; at most {}", NEWS_WAIT_MAX.as_millis());
+        return Err(BadField::invalid("wait_ms", why));
+    }
+    Ok(wait)
+}
+
+/// Pins as a worker names them: so many, each of 64 digits.
+fn read_pins(pins: Vec<String>) -> Result<Vec<String>, BadField> {
+    // They are stored as they are: nothing else may get into a row this way.
+    let is_pin = |pin: &String| pin.len() == 64 && pin.bytes().all(|b| b.is_ascii_hexdigit());
+    if pins.len() > AUTHORITIES_MAX || !pins.iter().all(is_pin) {
+        let why = format!(
+            "{} pins; give at most {AUTHORITIES_MAX}, each of 64 hexadecimal digits",
+            pins.len()
+        );
+        return Err(BadField::invalid("believes", why));
+    }
+    Ok(pins)
+}
+
+fn read_step(step: v1::RotationStep) -> Result<Step, BadField> {
+    match step {
+        v1::RotationStep::Begin => Ok(Step::Begin),
+        v1::RotationStep::Switch => Ok(Step::Switch),
+        v1::RotationStep::Finish => Ok(Step::Finish),
+        v1::RotationStep::Abandon => Ok(Step::Abandon),
+        v1::RotationStep::Unspecified => Err(BadField::invalid(
+            "step",
+            "it names none of begin, switch, finish and abandon",
+        )),
+    }
+}
+
+fn encode_progress(progress: Progress) -> v1::Rotation {
+    let Progress {
+        rotation: Some(rotation),
+        workers,
+        coordinators,
+        usable_tokens,
+        hindrances,
+    } = progress
+    else {
+        return v1::Rotation::default();
+    };
+    let next = &rotation.next;
+    let worker = |worker: Standing| v1::RotationWorker {
+        online: worker.is_online,
+        believes_next: worker.believes.contains(next),
+        shows_next: worker.certified_by == *next,
+        name: worker.name,
+    };
+    let coordinator = |seen: Seen| match seen.found {
+        Ok(found) => v1::RotationCoordinator {
+            address: seen.address,
+            believes_next: found.believes_next,
+            shows_next: found.shows_next,
+            error: String::new(),
+        },
+        Err(error) => v1::RotationCoordinator {
+            address: seen.address,
+            error,
+            ..v1::RotationCoordinator::default()
+        },
+    };
+    let hindrance = |hindrance: Hindrance| v1::Hindrance {
+        text: hindrance.text,
+        can_be_forced: hindrance.can_be_forced,
+    };
+    v1::Rotation {
+        phase: rotation.phase.as_str().to_owned(),
+        workers: workers.into_iter().map(worker).collect(),
+        coordinators: coordinators.into_iter().map(coordinator).collect(),
+        usable_tokens,
+        hindrances: hindrances.into_iter().map(hindrance).collect(),
+        begun_at: Some(timestamp(rotation.begun_at)),
+        switched_at: rotation.switched_at.map(timestamp),
+        ended_at: rotation.ended_at.map(timestamp),
+        before: rotation.before,
+        next: rotation.next,
+        begun_by: rotation.begun_by,
     }
 }
 

@@ -113,8 +113,12 @@ mod tests {
 
     use super::*;
 
+    fn ada() -> crate::users::Asker {
+        crate::users::Asker::User("ada".into())
+    }
+
     fn open() -> Open {
-        crate::users::Users::default().flow().take("ada").unwrap().0
+        crate::users::Users::default().flow().take(ada()).unwrap().0
     }
 
     /// What an answer has to say.
@@ -246,7 +250,7 @@ mod tests {
     async fn a_request_counts_as_open_until_its_answer_is_dropped() {
         let users = crate::users::Users::default();
         let mut held = Vec::new();
-        while let Ok((open, _)) = users.flow().take("ada") {
+        while let Ok((open, _)) = users.flow().take(ada()) {
             held.push(open);
         }
         let place = held.pop().unwrap();
@@ -256,8 +260,8 @@ mod tests {
             None,
             place,
         );
-        assert!(users.flow().take("ada").is_err());
+        assert!(users.flow().take(ada()).is_err());
         drop(body);
-        assert!(users.flow().take("ada").is_ok());
+        assert!(users.flow().take(ada()).is_ok());
     }
 }

@@ -55,6 +55,8 @@ impl WorkersService {
                 Some(name) => encode_rank(&rank, name.to_string()),
                 // Its job was removed between the two questions; the devices are held all the same.
                 None if jobs.contains(&rank.key.job) => encode_rank(&rank, String::new()),
+                // Its devices are shown, since they are taken from everybody; which job it is is
+                // its project's business.
                 None => v1::RunningRank {
                     job_id: 0,
                     ..encode_rank(&rank, OF_OTHERS.to_owned())
@@ -68,9 +70,11 @@ impl WorkersService {
             let gpus = self.app.sessions.gpus(worker.id);
             let rival = self.app.sessions.rival(worker.id).unwrap_or_default();
             let cache = self.app.sessions.cache(worker.id);
+            let ahead = self.app.sessions.clock_ahead(worker.id);
             v1::Worker {
                 rival,
                 cache,
+                clock_ahead_ms: ahead.map(|ahead| ahead.num_milliseconds()),
                 ..encode(worker, ranks, gpus, now)
             }
         };
@@ -382,6 +386,7 @@ fn encode(
         gpus: gpus.into_iter().map(Into::into).collect(),
         rival: String::new(),
         cache: None,
+        clock_ahead_ms: None,
     }
 }
 

@@ -12,6 +12,15 @@ use marquee_store::{Conn, StoreError, artifacts, checkpoints};
 
 use crate::lifecycle::Result;
 
+/// What the worker of a session understands beyond the first version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Knows {
+    /// It starts a rank of its own accord where its assignment says so.
+    pub(super) start: bool,
+    /// It asks for the secrets that a rank's spec names.
+    pub(super) secrets: bool,
+}
+
 /// What to send for a rank, or why its attempt cannot go on.
 pub(super) type Assigned = std::result::Result<v1::Assign, Failure>;
 
@@ -19,7 +28,7 @@ pub(super) type Assigned = std::result::Result<v1::Assign, Failure>;
 pub(super) async fn assignments(
     conn: &mut Conn,
     keys: &[RankKey],
-    starts_by_assignment: bool,
+    knows: Knows,
 ) -> Result<Vec<(RankKey, Assigned)>> {
     let mut all = Vec::with_capacity(keys.len());
     let mut gangs: BTreeMap<(JobId, AttemptNumber), Vec<RankRow>> = BTreeMap::new();
@@ -37,7 +46,7 @@ pub(super) async fn assignments(
             // It was there a moment ago.
             found.unwrap_or_else(|| alone(&stored))
         };
-        let assign = assignment(conn, stored, starts_by_assignment, group).await?;
+        let assign = assignment(conn, stored, knows, group).await?;
         all.push((key, assign));
     }
     Ok(all)
@@ -83,16 +92,11 @@ fn group(ranks: &[RankRow], key: RankKey) -> Option<Group> {
 }
 
 /// The assignment of a rank of which nothing has to be read: alone, without inputs and without a checkpoint.
-pub(super) fn at_once(stored: &Assignment, starts_by_assignment: bool) -> Assigned {
+pub(super) fn at_once(stored: &Assignment, knows: Knows) -> Assigned {
     let spec = readable(stored)?;
+    startable(spec, knows)?;
     let read = Read::default();
-    Ok(message(
-        stored,
-        spec,
-        read,
-        starts_by_assignment,
-        alone(stored),
-    ))
+    Ok(message(stored, spec, read, knows, alone(stored)))
 }
 
 /// What an assignment names besides its own row.
@@ -118,10 +122,21 @@ fn readable(stored: &Assignment) -> std::result::Result<&JobSpec, Failure> {
     })
 }
 
+/// A worker that does not know of secrets would start the job without them. Another one may have it.
+fn startable(spec: &JobSpec, knows: Knows) -> std::result::Result<(), Failure> {
+    if knows.secrets || spec.sharing.secrets.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        class: FailureClass::Crash,
+        message: "the job names secrets, of which this worker's version knows nothing; it was not started there: upgrade the worker".to_owned(),
+    })
+}
+
 async fn assignment(
     conn: &mut Conn,
     stored: Assignment,
-    starts_by_assignment: bool,
+    knows: Knows,
     group: Group,
 ) -> Result<Assigned> {
     let key = stored.key;
@@ -129,6 +144,9 @@ async fn assignment(
         Ok(spec) => spec,
         Err(failure) => return Ok(Err(failure)),
     };
+    if let Err(failure) = startable(spec, knows) {
+        return Ok(Err(failure));
+    }
     let mut inputs = Vec::new();
     for (name, input) in &spec.inputs {
         let manifest = match input {
@@ -169,20 +187,14 @@ async fn assignment(
         }
     };
     let read = Read { inputs, resume };
-    Ok(Ok(message(
-        &stored,
-        spec,
-        read,
-        starts_by_assignment,
-        group,
-    )))
+    Ok(Ok(message(&stored, spec, read, knows, group)))
 }
 
 fn message(
     stored: &Assignment,
     spec: &JobSpec,
     read: Read,
-    starts_by_assignment: bool,
+    knows: Knows,
     group: Group,
 ) -> v1::Assign {
     let key = stored.key;
@@ -199,9 +211,11 @@ fn message(
         devices: stored.devices.iter().map(v1::Device::from).collect(),
         hosts_rendezvous: stored.world_size > 1 && (key.rank.0 == 0 || is_standby),
         resume: read.resume,
+        // By this a fetch job waits for shares; one that an older coordinator gave out keeps to the
+        // rate of its own settings.
         shares_rates: true,
         // A rank alone has nobody to wait for.
-        start: starts_by_assignment && stored.world_size == 1,
+        start: knows.start && stored.world_size == 1,
         local_ranks: group.local_ranks,
         group_rank: group.rank,
         group_world_size: group.size,

@@ -12,10 +12,14 @@ use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_store::ranks::{self, LockedRank, RankKey, Reported};
+use marquee_store::reports::{self, LogLine, Metric};
 use marquee_store::{Tx, pipelines, transitions};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::counter::{Answer, Batch, Outcome};
 use super::reports::{Taken, next_in_order, refusal};
+use super::rhythm::{GATHER, Rhythm, ends};
 use super::{hello, regroup};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError, Outputs, Result, Settled};
@@ -31,6 +35,7 @@ pub(crate) async fn run(app: App) {
     let Some(mut waiting) = app.reports.take() else {
         return;
     };
+    let mut rhythm = Rhythm::default();
     loop {
         let first = tokio::select! {
             () = app.shutdown.cancelled() => return,
@@ -46,8 +51,31 @@ pub(crate) async fn run(app: App) {
             count += batch.reports.len();
             batches.push(batch);
         }
+        if rhythm.is_quick(Instant::now()) && count < REPORTS_AT_ONCE {
+            gather(&app, &mut waiting, &mut batches).await;
+        }
+        rhythm.ended(ended(&batches), Instant::now());
         serve(&app, batches).await;
     }
+}
+
+/// Waits a moment for jobs of other workers that are likely to end just now, too.
+async fn gather(app: &App, waiting: &mut mpsc::Receiver<Batch>, batches: &mut Vec<Batch>) {
+    // Whoever plans at this moment will be a while: then nothing is gained by waiting.
+    let Some(at_work) = app.index.try_open().map(|open| open.at_work()) else {
+        return;
+    };
+    let until = Instant::now() + GATHER;
+    // What runs alone waits for nobody, and what has not ended waits for nothing.
+    while (1..at_work).contains(&ended(batches))
+        && let Ok(Some(batch)) = timeout_at(until, waiting.recv()).await
+    {
+        batches.push(batch);
+    }
+}
+
+fn ended(batches: &[Batch]) -> usize {
+    ends(batches.iter().flat_map(|batch| &batch.reports))
 }
 
 /// Reports of one rank from one worker, and who that is in histories.
@@ -333,6 +361,18 @@ async fn write(
         }
     }
     ranks::mark_ranks_reported(tx, &reported, now).await?;
+    // Of all ranks in one statement: a hundred chatty ones would be a hundred round trips in every transaction.
+    let lines = taken.iter().map(|(key, fold)| (*key, &fold.lines[..]));
+    let lines: Vec<(RankKey, &[LogLine])> = lines.filter(|(_, lines)| !lines.is_empty()).collect();
+    if !lines.is_empty() {
+        reports::insert_log_lines(tx, &lines).await?;
+    }
+    let metrics = taken.iter().map(|(key, fold)| (*key, &fold.metrics[..]));
+    let metrics: Vec<(RankKey, &[Metric])> =
+        metrics.filter(|(_, metrics)| !metrics.is_empty()).collect();
+    if !metrics.is_empty() {
+        reports::insert_metrics(tx, &metrics).await?;
+    }
     for (key, fold) in taken {
         if let Some(rank) = locked.get(key) {
             fold.write_rows(tx, *key, rank).await?;

@@ -7,6 +7,7 @@
 //! Not here: verdicts on attempts (`lifecycle`) and on silent workers (`background::leases`).
 
 mod assign;
+mod clocks;
 mod counter;
 mod desk;
 mod gpus;
@@ -22,8 +23,10 @@ mod reconcile;
 mod registry;
 mod regroup;
 mod reports;
+mod rhythm;
 mod run;
 mod service;
+mod signs;
 mod track;
 
 pub use counter::Counter;

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use marquee_domain::RankKey;
 use marquee_domain::gpu::{GpuReading, GpuSample};
 use marquee_domain::ids::{JobId, WorkerId};
+use marquee_domain::limits::CLOCKS_APART;
 use marquee_proto::v1;
 use marquee_store::ranks::Assignment;
 use tokio::sync::{Notify, oneshot};
@@ -21,18 +23,21 @@ use uuid::Uuid;
 use super::hung::Hangs;
 use super::kept::{self, KeptOutput, Outcome, Rescues};
 use super::quiet::{Activity, Quiet};
+use super::signs::Signs;
 use super::track::Track;
 
 /// The workers that are connected to this process.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions {
-    workers: Arc<Mutex<HashMap<WorkerId, Entry>>>,
+    workers: Arc<Mutex<HashMap<WorkerId, SessionEntry>>>,
     /// Ranks that do not get on.
     pub hangs: Arc<Hangs>,
+    /// Signs of life that are to be stored.
+    pub signs: Arc<Signs>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct SessionEntry {
     last_seen: Instant,
     /// Which daemon has the seat.
     daemon: Daemon,
@@ -41,6 +46,8 @@ struct Entry {
     /// Counts the worker's sessions: an old one cannot end a new one.
     number: u64,
     connected: bool,
+    /// Its row says that it is not here: the next heartbeat brings it back.
+    is_missed: bool,
     /// What its GPUs said last.
     gpus: Vec<GpuReading>,
     /// And before that.
@@ -56,6 +63,8 @@ struct Entry {
     kept: Vec<KeptOutput>,
     /// What it keeps of inputs, as it said last.
     cache: Option<v1::CacheUse>,
+    /// How far its clock is ahead of ours.
+    clock_ahead: Option<TimeDelta>,
     rescues: Arc<Rescues>,
     replaced: CancellationToken,
     /// What an expelled session is told as it ends.
@@ -194,12 +203,13 @@ impl Sessions {
         lease: Duration,
     ) -> Result<Seat, InUse> {
         let mut workers = self.lock();
-        let entry = workers.entry(worker).or_insert_with(|| Entry {
+        let entry = workers.entry(worker).or_insert_with(|| SessionEntry {
             last_seen: Instant::now(),
             daemon: daemon.clone(),
             rival: None,
             number: 0,
             connected: false,
+            is_missed: false,
             gpus: Vec::new(),
             track: Track::default(),
             quiet: Quiet::default(),
@@ -208,6 +218,7 @@ impl Sessions {
             cut_until: None,
             kept: Vec::new(),
             cache: None,
+            clock_ahead: None,
             rescues: Arc::default(),
             replaced: CancellationToken::new(),
             expelled: None,
@@ -382,6 +393,24 @@ impl Sessions {
         self.lock().get(&worker)?.cache
     }
 
+    /// Its clock is so far ahead of ours. Whether that has become too far since it was heard last.
+    pub(super) fn set_clock(&self, seat: &Seat, ahead: TimeDelta) -> bool {
+        let is_far = |ahead: TimeDelta| ahead.abs().to_std().is_ok_and(|far| far > CLOCKS_APART);
+        // Said when it becomes too far, and not with every heartbeat.
+        let mut is_news = false;
+        self.update(seat, |entry| {
+            is_news = is_far(ahead) && !entry.clock_ahead.is_some_and(is_far);
+            entry.clock_ahead = Some(ahead);
+        });
+        is_news
+    }
+
+    /// How far a worker's clock is ahead of ours, as it said last; below zero: behind.
+    #[must_use]
+    pub fn clock_ahead(&self, worker: WorkerId) -> Option<TimeDelta> {
+        self.lock().get(&worker)?.clock_ahead
+    }
+
     /// Its GPUs spoke. Whether a fault came or went.
     pub(super) fn set_gpus(&self, seat: &Seat, gpus: Vec<GpuReading>) -> bool {
         let mut is_news = false;
@@ -427,7 +456,7 @@ impl Sessions {
             .unwrap_or_default()
     }
 
-    fn update(&self, seat: &Seat, change: impl FnOnce(&mut Entry)) {
+    fn update(&self, seat: &Seat, change: impl FnOnce(&mut SessionEntry)) {
         let mut workers = self.lock();
         if let Some(entry) = workers.get_mut(&seat.worker)
             && entry.number == seat.number
@@ -447,6 +476,22 @@ impl Sessions {
                 .away_until
                 .map_or(entry.last_seen, |until| until.max(entry.last_seen)),
         )
+    }
+
+    /// The worker's row says that it is not here, whether it has a session or not.
+    pub(crate) fn miss(&self, worker: WorkerId) {
+        if let Some(entry) = self.lock().get_mut(&worker) {
+            entry.is_missed = true;
+        }
+    }
+
+    /// Whether the worker's row may say that it is not here. Asked by who puts that right next.
+    pub(super) fn take_missed(&self, seat: &Seat) -> bool {
+        let mut is_missed = false;
+        self.update(seat, |entry| {
+            is_missed = std::mem::take(&mut entry.is_missed);
+        });
+        is_missed
     }
 
     /// Whether a worker has a session with this process.
@@ -478,6 +523,7 @@ impl Sessions {
         let entries = self.lock();
         for worker in workers {
             if let Some(entry) = entries.get(worker) {
+                // Where the session is at something else the word waits for it.
                 entry.nudge.notify_one();
             }
         }
@@ -519,7 +565,7 @@ impl Sessions {
         (!left.is_zero()).then_some(left)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkerId, Entry>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkerId, SessionEntry>> {
         // Every change above is one assignment: a panic elsewhere leaves nothing half done.
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -20,7 +20,7 @@ use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::events;
 use marquee_store::ranks::{LockedRank, Progress, RankChange, RankKey};
-use marquee_store::reports::{self, LogLine, LogStream, Metric};
+use marquee_store::reports::{LogLine, LogStream, Metric};
 
 use crate::lifecycle::Result;
 
@@ -57,8 +57,8 @@ pub(super) struct Taken {
     pub(super) last_sequence: u64,
     pub(super) change: RankChange,
     rendezvous: Option<Rendezvous>,
-    lines: Vec<LogLine>,
-    metrics: Vec<Metric>,
+    pub(super) lines: Vec<LogLine>,
+    pub(super) metrics: Vec<Metric>,
     checkpoints: Vec<(u64, Manifest, DateTime<Utc>)>,
     pub(super) regrouped: Vec<v1::RankRegrouped>,
 }
@@ -249,19 +249,13 @@ impl Taken {
         Ok(())
     }
 
-    /// Stores what comes with the rank's own row: lines, values, checkpoints and where ranks meet.
+    /// Stores what comes with the rank's own row: checkpoints and where ranks meet.
     pub(super) async fn write_rows(
         &self,
         tx: &mut Tx,
         key: RankKey,
         rank: &LockedRank,
     ) -> Result<()> {
-        if !self.lines.is_empty() {
-            reports::insert_log_lines(tx, key, &self.lines).await?;
-        }
-        if !self.metrics.is_empty() {
-            reports::insert_metrics(tx, key, &self.metrics).await?;
-        }
         for (step, manifest, at) in &self.checkpoints {
             let checkpoint = CheckpointKey {
                 attempt: key.attempt,

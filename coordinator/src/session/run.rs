@@ -1,36 +1,33 @@
 //! One session at work: reads the worker's messages in order, stores, decides, answers.
+//!
+//! Here are its life and its loop. What it does with what the worker says stands in `heard.rs`, what it tells the worker of
+//! its ranks in `given.rs`.
+
+mod given;
+mod heard;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::backoff::Backoff;
-use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::limits::REPORTS_IN_MESSAGE_MAX;
 use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
-use marquee_proto::v1::worker_message::Body as In;
-use marquee_store::StoreError;
-use marquee_store::attempts::Rendezvous;
-use marquee_store::ranks::{self, RankKey};
-use marquee_store::workers::{self, WorkerState};
-use prost::Message as _;
+use marquee_store::ranks::RankKey;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::assign::{self, Assigned};
-use super::counter::Answer;
-use super::hello::{self, HeldRanks};
-use super::messages::{ASSIGN_MAX_BYTES, ack, kill, rescue, too_large};
+use super::assign::Knows;
+use super::hello::HeldRanks;
+use super::messages::{kill, rescue};
 use super::reader::read;
-use super::reconcile::{Action, LOST, Occasion, decide};
+use super::reconcile::Occasion;
 use super::registry::{PlacedRank, Seat};
-use super::{gpus, hangs, kept};
+use super::rhythm::Rhythm;
 use crate::app::App;
-use crate::lifecycle::{self, LifecycleError};
-use crate::rates::Asks;
+use crate::lifecycle::LifecycleError;
 use crate::walls::caught;
 
 /// Messages to a worker that wait to be sent: an assignment for each of its ranks with room to
@@ -38,10 +35,6 @@ use crate::walls::caught;
 pub(super) const OUTBOX_MAX: usize = 1_024;
 /// Messages from a worker that wait to be stored; above it the stream itself holds the rest.
 const INBOX_MAX: usize = 256;
-/// Of a worker that does not count its assignments: a rank that was given to it and is in none of so many heartbeats
-/// after that counts as not there. The first may have been on its way when the assignment was, and so may others that
-/// a slow link delivers together.
-const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause before storing a message is tried again while Postgres is away.
@@ -60,16 +53,19 @@ pub(super) struct Session {
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
-    /// When the rows of the worker's ranks were read last.
+    /// When the rows of the worker's ranks were read last, or were known to be none.
     read_at: Instant,
+    /// When they were read.
+    compared_at: Instant,
     /// Ranks given to the worker that it may not have taken yet.
     given: BTreeMap<RankKey, Given>,
     /// Assignments that were sent in this session.
     assignments: u64,
     /// Of them, those that the worker had followed before its newest heartbeat; None: it does not count them.
     followed: Option<u64>,
-    /// The worker starts a rank of its own accord where its assignment says so.
-    starts_by_assignment: bool,
+    knows: Knows,
+    /// When its jobs ended of late.
+    rhythm: Rhythm,
     /// The worker counts its lease by the answers to its heartbeats.
     keeps_lease: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
@@ -117,7 +113,7 @@ impl Session {
         seat: Seat,
         (name, caller): (String, Arc<str>),
         held: HeldRanks,
-        (starts_by_assignment, keeps_lease): (bool, bool),
+        (knows, keeps_lease): (Knows, bool),
         outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
     ) -> Self {
         Self {
@@ -129,10 +125,12 @@ impl Session {
             heartbeat: 0,
             heard: Instant::now(),
             read_at: Instant::now(),
+            compared_at: Instant::now(),
             given: BTreeMap::new(),
             assignments: 0,
             followed: None,
-            starts_by_assignment,
+            knows,
+            rhythm: Rhythm::default(),
             keeps_lease,
             outbox,
         }
@@ -162,6 +160,7 @@ impl Session {
             Ok(end) => end,
             Err(panicked) => End::Failed(panicked.into()),
         };
+        // It waits for the worker's next message, which nobody would take any more.
         reader.abort();
         self.app.sessions.leave(&self.seat);
         // For the planner: it must not count on this worker any more.
@@ -206,7 +205,7 @@ impl Session {
             loop {
                 let done = tokio::select! {
                     message = inbox.recv() => match message {
-                        Some(message) => self.store_and_answer(message).await,
+                        Some(message) => self.hear(message, &mut inbox).await,
                         None => Err(End::Closed),
                     },
                     () = nudge.notified() => self.nudged().await,
@@ -244,71 +243,6 @@ impl Session {
         self.persist(Work::Welcome).await
     }
 
-    async fn store_and_answer(&mut self, message: v1::WorkerMessage) -> Result<(), End> {
-        match message.body {
-            Some(In::Heartbeat(heartbeat)) => {
-                // A delayed one says what was held then, not now.
-                if heartbeat.sequence <= self.heartbeat {
-                    return Ok(());
-                }
-                self.heartbeat = heartbeat.sequence;
-                self.followed = heartbeat.assignments;
-                self.heard = Instant::now();
-                if self.app.sessions.set_leaving(&self.seat, heartbeat.leaving) {
-                    self.app.wake.notify_one();
-                }
-                self.app
-                    .sessions
-                    .set_kept(&self.seat, kept::read(heartbeat.kept));
-                self.app.sessions.set_cache(&self.seat, heartbeat.cache);
-                let away = Duration::from_millis(heartbeat.away_ms.into());
-                self.app.sessions.set_away(&self.seat, away);
-                let hang = self
-                    .app
-                    .sessions
-                    .hangs
-                    .heard(self.seat.worker, &heartbeat.held);
-                // Before all that needs Postgres: shares run out, also while that is away.
-                self.share_rates(hello::rates(&heartbeat.held)).await?;
-                self.held = hello::held(heartbeat.held).map_err(nonsense)?;
-                self.persist(Work::Heartbeat).await?;
-                // After what matters for the ranks themselves.
-                for attempt in hang {
-                    // Said anew with the next heartbeat.
-                    if let Err(error) = hangs::look(&self.app, attempt).await {
-                        tracing::warn!(job = %attempt.0, %error, "that it hangs is not stored yet");
-                    }
-                }
-                Ok(())
-            }
-            Some(In::Reports(batch)) => {
-                let count = batch.reports.len();
-                if count > REPORTS_IN_MESSAGE_MAX {
-                    return Err(nonsense(format!(
-                        "{count} reports in one message, at most {REPORTS_IN_MESSAGE_MAX}"
-                    )));
-                }
-                self.persist(Work::Reports(batch.reports)).await
-            }
-            Some(In::Goodbye(goodbye)) => {
-                let left = hello::held(goodbye.held).map_err(nonsense)?;
-                self.persist(Work::Goodbye(left)).await?;
-                Err(End::Goodbye)
-            }
-            Some(In::Gpus(readings)) => {
-                let gpus = gpus::bounded(readings.gpus);
-                if self.app.sessions.set_gpus(&self.seat, gpus) {
-                    // A device has become usable, or a reason has to name one that is not.
-                    self.app.wake.notify_one();
-                }
-                Ok(())
-            }
-            Some(In::Rescued(rescued)) => self.rescued(rescued).await,
-            Some(In::Hello(_)) => Err(nonsense("a second Hello")),
-            None => Err(nonsense("a message without a body")),
-        }
-    }
-
     /// A rehearsal: its worker ends these ranks and forgets them, and the next heartbeat finds them missing.
     async fn kill_on_purpose(&self, keys: &[RankKey]) -> Result<(), End> {
         for key in keys {
@@ -326,37 +260,6 @@ impl Session {
         Ok(())
     }
 
-    /// An output that the worker kept is stored, or cannot be: whoever asked for it is told.
-    async fn rescued(&self, rescued: v1::Rescued) -> Result<(), End> {
-        let key = hello::key(rescued.job_id, rescued.attempt, rescued.rank);
-        let broken = |message: String| Failure {
-            class: FailureClass::Crash,
-            message,
-        };
-        let outcome = match (rescued.output, rescued.failure) {
-            (Some(output), _) => match output.try_into() {
-                Ok(manifest) => {
-                    let by = format!("rescued from worker {:?}", self.name);
-                    lifecycle::rescue(&self.app, key, &manifest, &by)
-                        .await
-                        .map_err(|error| broken(error.to_string()))
-                }
-                Err(bad) => Err(broken(bad.to_string())),
-            },
-            (None, Some(failure)) => Err(failure.try_into().map_err(nonsense)?),
-            (None, None) => Err(broken("the worker did not say why".into())),
-        };
-        self.seat.rescues.answer(key, &outcome);
-        match outcome {
-            Ok(()) => self.send(rescue(key, true)).await,
-            Err(failure) => {
-                let (job, message) = (key.job, failure.message);
-                tracing::warn!(%job, worker = self.name, message, "an output was not rescued");
-                Ok(())
-            }
-        }
-    }
-
     async fn nudged(&mut self) -> Result<(), End> {
         if let Some(text) = self.app.sessions.rival_to_tell(&self.seat) {
             self.send(Out::Notice(v1::Notice { text })).await?;
@@ -365,14 +268,6 @@ impl Session {
             self.send_shares().await?;
         }
         self.persist(Work::Nudge).await
-    }
-
-    /// Takes what the worker's fetch ranks say of their requests, and gives them their shares. Nothing
-    /// of this is stored, so it needs no Postgres.
-    async fn share_rates(&self, ranks: Vec<(RankKey, Asks)>) -> Result<(), End> {
-        let nudged = self.app.rates.heard(self.seat.worker, ranks, self.heard);
-        self.app.sessions.nudge(&nudged);
-        self.send_shares().await
     }
 
     /// Sends the shares that the worker's ranks have now, counted from its newest heartbeat.
@@ -430,264 +325,6 @@ impl Session {
                 done => return done,
             }
         }
-    }
-
-    /// Tells a worker that has just come where its reports go on, then what should change.
-    async fn acknowledge_all(&mut self) -> Result<(), End> {
-        let keys: Vec<RankKey> = self.held.keys().copied().collect();
-        let mut conn = self.app.db.read().await?;
-        let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
-        drop(conn);
-        for row in rows.iter().filter(|row| self.held.contains_key(&row.key)) {
-            self.send(ack(row.key, row.last_sequence)).await?;
-        }
-        // Its Hello proves nothing of what it lacks: an older one may have been on its way for long, and come when
-        // the worker had been given more in a session that began in between. Its first heartbeat in this session
-        // comes at once, and was made when the worker had followed all that it was told in any session before.
-        self.reconcile(Occasion::Nudge).await
-    }
-
-    async fn heartbeat(&mut self) -> Result<(), End> {
-        let now = self.app.clock.now();
-        let mut tx = self.app.db.write("worker heartbeat").await?;
-        workers::mark_worker_seen(&mut tx, self.seat.worker, &self.name, now).await?;
-        tx.commit().await?;
-        self.reconcile(Occasion::Heartbeat).await
-    }
-
-    /// Compares what should be held with what is, and does what follows.
-    async fn reconcile(&mut self, occasion: Occasion) -> Result<(), End> {
-        let keys: Vec<RankKey> = self.held.keys().copied().collect();
-        let mut conn = self.app.db.read().await?;
-        let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
-        drop(conn);
-        // Noted after the read: a placement that was committed during it may be missing in these rows, and is
-        // read again.
-        self.read_at = Instant::now();
-        let mut assigned = Vec::new();
-        let (followed, heartbeat) = (self.followed, self.heartbeat);
-        self.given.retain(|_, given| match followed {
-            Some(followed) => given.assignment > followed,
-            None => given.heartbeat.saturating_add(HEARTBEATS_UNTIL_ABSENT) > heartbeat,
-        });
-        for (key, action) in decide(&rows, &self.held, occasion) {
-            match action {
-                // The list may be older than the assignment, by which the worker may start it yet. A second one might
-                // come when it has done its work and forgotten it.
-                Action::Gone | Action::Assign if self.given.contains_key(&key) => {}
-                Action::Assign => assigned.push(key),
-                other @ (Action::Start { .. }
-                | Action::Stop { .. }
-                | Action::Kill { .. }
-                | Action::TellLost { .. }
-                | Action::Ack { .. }
-                | Action::Lost
-                | Action::Gone) => self.act(key, other).await?,
-            }
-        }
-        self.assign(&assigned).await
-    }
-
-    /// Gives the worker ranks that were just placed on it, unless it has them by now. The word of it may have waited:
-    /// for Postgres, or for a session to begin after the one that had it ended.
-    async fn placed(&mut self, placed: &[PlacedRank]) -> Result<(), End> {
-        let is_sure = self.app.role.is_sure();
-        let mut to_read = Vec::new();
-        for PlacedRank {
-            key,
-            before,
-            assignment,
-        } in placed
-        {
-            if self.given.contains_key(key) || self.held.contains_key(key) {
-                continue;
-            }
-            // Whatever ends a rank that its worker has not taken follows from a read of this session. Without one since the
-            // rank was placed, it is as it was placed; a coordinator that may have been taken over from reads all the same.
-            let is_new = is_sure && self.read_at < *before;
-            match assignment {
-                Some(assignment) if is_new && self.heartbeat > 0 => {
-                    let message = assign::at_once(assignment, self.starts_by_assignment);
-                    self.give(*key, message).await?;
-                }
-                Some(_) | None => to_read.push(*key),
-            }
-        }
-        self.assign(&to_read).await
-    }
-
-    /// Gives ranks to the worker.
-    ///
-    /// One that is given may be started for as long as it is among `given`, whatever becomes of its rows meanwhile.
-    async fn assign(&mut self, keys: &[RankKey]) -> Result<(), End> {
-        // Its first heartbeat in this session comes at once, and says what it has by now.
-        if keys.is_empty() || self.heartbeat == 0 {
-            return Ok(());
-        }
-        let mut conn = self.app.db.read().await?;
-        let assignments = assign::assignments(&mut conn, keys, self.starts_by_assignment).await?;
-        drop(conn);
-        for (key, assign) in assignments {
-            self.give(key, assign).await?;
-        }
-        Ok(())
-    }
-
-    async fn give(&mut self, key: RankKey, assign: Assigned) -> Result<(), End> {
-        match assign {
-            // Here and not by the other end, which would refuse the whole message and with it the session.
-            Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
-                self.gone(key, Some(&too_large(&assign))).await
-            }
-            Ok(assign) => {
-                // Noted before it is sent: a message that went out and was not noted could be given twice.
-                self.assignments += 1;
-                let given = Given {
-                    assignment: self.assignments,
-                    heartbeat: self.heartbeat,
-                };
-                self.given.insert(key, given);
-                self.send(Out::Assign(assign)).await
-            }
-            Err(failure) => self.gone(key, Some(&failure)).await,
-        }
-    }
-
-    async fn act(&mut self, key: RankKey, action: Action) -> Result<(), End> {
-        match action {
-            // Given together, with what they need read at once.
-            Action::Assign => self.assign(&[key]).await,
-            Action::Start {
-                rendezvous,
-                standby,
-            } => {
-                let wire = |at: Option<Rendezvous>| {
-                    at.map(|at| v1::Rendezvous {
-                        host: at.host,
-                        port: u32::from(at.port),
-                    })
-                };
-                let (rendezvous, standby) = (wire(rendezvous), wire(standby));
-                let (job_id, attempt, rank) = (key.job.0, key.attempt.0, key.rank.0);
-                self.send(Out::Start(v1::Start {
-                    job_id,
-                    attempt,
-                    rank,
-                    rendezvous,
-                    standby,
-                }))
-                .await
-            }
-            Action::Stop { reason, forget } => {
-                #[cfg(feature = "planted")]
-                if marquee_domain::planted::is("free-when-told") {
-                    self.gone(key, None).await?;
-                }
-                self.send(self.stop(key, &reason, forget)).await
-            }
-            Action::Kill { reason } => self.send(kill(key, reason)).await,
-            Action::TellLost { ranks } => {
-                self.send(Out::RanksLost(v1::RanksLost {
-                    job_id: key.job.0,
-                    attempt: key.attempt.0,
-                    rank: key.rank.0,
-                    lost: ranks.into_iter().map(|rank| rank.0).collect(),
-                }))
-                .await
-            }
-            Action::Ack { sequence } => self.send(ack(key, sequence)).await,
-            Action::Lost => {
-                let failure = Failure {
-                    class: FailureClass::LostWorker,
-                    message: format!(
-                        "worker {:?} is here, but does not hold rank {} any more; was it restarted?",
-                        self.name, key.rank
-                    ),
-                };
-                self.gone(key, Some(&failure)).await
-            }
-            Action::Gone => self.gone(key, None).await,
-        }
-    }
-
-    /// Nothing of the rank is left on its worker.
-    async fn gone(&self, key: RankKey, failure: Option<&Failure>) -> Result<(), End> {
-        let now = self.app.clock.now();
-        let mut tx = self.app.db.write("rank gone").await?;
-        match ranks::mark_rank_gone(&mut tx, key, failure, now).await {
-            Ok(()) => tx.commit().await?,
-            // It ended meanwhile, in whatever way. To try that again would hold up all that this worker says.
-            Err(StoreError::StaleRank { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        tracing::info!(
-            job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
-            "rank is not held any more"
-        );
-        self.app.jobs_changed(&[key.job]);
-        match lifecycle::advance(&self.app, &[key.job]).await {
-            // Somebody else did it.
-            Err(error) if error.is_stale() => Ok(()),
-            done => Ok(done?),
-        }
-    }
-
-    async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {
-        let stored = self
-            .app
-            .reports
-            .store(self.seat.worker, self.caller.clone(), batch.to_vec())
-            .await?;
-        for outcome in stored {
-            let key = outcome.key;
-            match outcome.answer {
-                Answer::Stored { sequence, state } => {
-                    let last_sequence = sequence;
-                    self.held.insert(
-                        key,
-                        hello::Held {
-                            state,
-                            last_sequence,
-                        },
-                    );
-                    self.send(ack(key, sequence)).await?;
-                }
-                Answer::Refused { reason } => {
-                    self.send(self.stop(key, reason, true)).await?;
-                }
-                Answer::Lost => self.send(kill(key, LOST)).await?,
-            }
-            if outcome.regrouped {
-                let ranks = {
-                    let mut conn = self.app.db.read().await?;
-                    ranks::list_ranks(&mut conn, key.job, Some(key.attempt)).await?
-                };
-                // Those that were left behind are ended, and the others told, at once.
-                let workers: Vec<_> = ranks.iter().map(|rank| rank.worker).collect();
-                self.app.sessions.nudge(&workers);
-            }
-        }
-        Ok(())
-    }
-
-    /// The worker holds nothing any more but what is `left`, and will not come back soon.
-    async fn goodbye(&self, left: &HeldRanks) -> Result<(), End> {
-        let worker = self.seat.worker;
-        let now = self.app.clock.now();
-        let mut tx = self.app.db.write("goodbye").await?;
-        let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
-        let rows = ranks::list_worker_ranks(&mut tx, worker, &[]).await?;
-        // In one transaction with its goodbye: a worker that has left holds what it said, and nothing else.
-        for row in rows.iter().filter(|row| !left.contains_key(&row.key)) {
-            // It was stopped with its worker: nobody's fault, and the job goes on elsewhere.
-            ranks::mark_rank_gone(&mut tx, row.key, None, now).await?;
-        }
-        workers::mark_worker_gone(&mut tx, worker, WorkerState::Left).await?;
-        tx.commit().await?;
-        self.app.jobs_changed(&jobs);
-        self.app.workers_changed();
-        lifecycle::advance(&self.app, &jobs).await?;
-        Ok(())
     }
 
     fn stop(&self, key: RankKey, reason: &str, forget: bool) -> Out {

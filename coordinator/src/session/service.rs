@@ -14,13 +14,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::assign::Knows;
 use super::registry::Daemon;
 use super::run::{OUTBOX_MAX, Session};
 use super::{gpus, hello, kept};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
-use crate::trust::verdict::verdict;
+use crate::trust::belonging::verdict;
 
 /// How long a worker may take for its first message once its stream is open.
 const HELLO_MAX: Duration = Duration::from_secs(10);
@@ -99,7 +100,11 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let mut hello = first(&mut inbound).await?;
         let gpus = gpus::bounded(std::mem::take(&mut hello.gpus));
         let has = |wanted| hello.features().any(|feature| feature == wanted);
-        let starts_by_assignment = has(v1::WorkerFeature::StartWithAssign);
+        // A worker of before names no features, and is asked for nothing that it does not know.
+        let knows = Knows {
+            start: has(v1::WorkerFeature::StartWithAssign),
+            secrets: has(v1::WorkerFeature::Secrets),
+        };
         let keeps_lease = has(v1::WorkerFeature::Lease);
         if !hello.cluster_id.is_empty() && hello.cluster_id != self.app.cluster.to_string() {
             return Err(other_cluster(&hello, &self.app.cluster.to_string()));
@@ -150,7 +155,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
             seat,
             (worker.name, in_histories),
             held,
-            (starts_by_assignment, keeps_lease),
+            (knows, keeps_lease),
             outbox,
         );
         tokio::spawn(session.run(inbound, turn));

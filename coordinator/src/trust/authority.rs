@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ca.pem` | the authorities to believe; the first one signs |
 //! | `ca.key` | its key; without it nobody joins or renews, and everything else goes on |
+//! | `next.key` | the key of the authority that is to follow, until it signs (`succession`) |
 //! | `server.pem`, `server.key` | what this coordinator shows, with the authority behind it |
 //!
 //! Invariant: names in certificates are ours. Of what somebody sends to be signed only the public key is taken.
@@ -46,6 +47,7 @@ const P256_KEY_BYTES: usize = 65;
 /// Files of the folder.
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
+const NEXT_KEY: &str = "next.key";
 pub(crate) const SERVER: &str = "server.pem";
 const SERVER_KEY: &str = "server.key";
 
@@ -72,6 +74,11 @@ impl Files {
     #[must_use]
     pub fn ca_key(&self) -> PathBuf {
         self.folder.join(CA_KEY)
+    }
+
+    #[must_use]
+    pub fn next_key(&self) -> PathBuf {
+        self.folder.join(NEXT_KEY)
     }
 
     #[must_use]
@@ -149,17 +156,9 @@ pub enum BadRequest {
 impl Authority {
     /// Makes a new one and writes it down. What is there is not touched.
     pub fn create(files: &Files, now: DateTime<Utc>) -> anyhow::Result<Self> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        // Named by its key: one that follows it has another name.
-        let digest = hex(&sha256_of(&key));
-        let name = format!("Marquee authority {}", &digest[..8]);
-        let mut params = params(&name, now, AUTHORITY_LIFE)?;
-        // It signs those who come and go, and no further authority.
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key)?;
-        write_new(&files.ca_key(), &key.serialize_pem())?;
-        write_new(&files.ca(), &certificate.pem())?;
+        let (key, certificate) = new_authority(now)?;
+        write_new(&files.ca_key(), &key)?;
+        write_new(&files.ca(), &certificate)?;
         Self::open(files)
     }
 
@@ -231,6 +230,32 @@ impl Authority {
         let certificate = request.signed_by(&self.issuer)?;
         Ok((certificate.pem(), now + life))
     }
+}
+
+/// A key and a certificate of an authority, as PEM.
+pub(super) fn new_authority(now: DateTime<Utc>) -> anyhow::Result<(String, String)> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    // Named by its key: one that follows it has another name.
+    let digest = hex(&sha256_of(&key));
+    let name = format!("Marquee authority {}", &digest[..8]);
+    let mut params = params(&name, now, AUTHORITY_LIFE)?;
+    // It signs those who come and go, and no further authority.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(&key)?;
+    Ok((key.serialize_pem(), certificate.pem()))
+}
+
+/// The pin of the key in a file, in hex. None: there is no such file.
+pub(super) fn pin_of_key(file: &Path) -> anyhow::Result<Option<String>> {
+    let pem = match read_secret(file) {
+        Ok(pem) => pem,
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let key = KeyPair::from_pem(&pem)
+        .with_context(|| format!("{file:?} holds no private key that can be used"))?;
+    Ok(Some(hex(&sha256_of(&key))))
 }
 
 /// A signing request whose key may be signed.
@@ -353,7 +378,7 @@ fn pem_of_first(pem: &str) -> &str {
 }
 
 /// Reads a file that is nobody else's business, and refuses one that others can read: it may have been read already.
-fn read_secret(file: &Path) -> anyhow::Result<String> {
+pub(super) fn read_secret(file: &Path) -> anyhow::Result<String> {
     let mode = fs::metadata(file)
         .with_context(|| format!("could not look at {file:?}"))?
         .permissions()
@@ -369,7 +394,7 @@ fn read_secret(file: &Path) -> anyhow::Result<String> {
 
 /// Looks at the keys of the folder before anything is served with them.
 pub fn check_modes(files: &Files) -> anyhow::Result<()> {
-    for key in [files.ca_key(), files.server_key()] {
+    for key in [files.ca_key(), files.next_key(), files.server_key()] {
         match read_secret(&key) {
             Ok(_) => {}
             // The authority's key may be kept elsewhere: what is not here needs no guard.
@@ -400,7 +425,7 @@ fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// Replaces a file for this account alone.
-fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
     // Aside and renamed: who reads meanwhile finds the old text or the new one, never half of it.
     let aside = file.with_extension("new");
     // A write that was cut short may have left one, and a new file must not be there yet.

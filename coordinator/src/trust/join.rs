@@ -3,15 +3,16 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::WorkerId;
 use marquee_domain::join_token::JoinToken;
+use marquee_proto::certificate::bundle;
 use marquee_proto::error::ErrorCode;
 use marquee_store::trust::{self, Known, Member};
-use marquee_store::{StoreError, Tx, audit};
+use marquee_store::{StoreError, Tx, audit, rotation};
 use tonic::Status;
 use uuid::Uuid;
 
 use super::authority::{Authority, Request};
+use super::belonging::verdict;
 use super::tokens::{self, WORKER, state_of};
-use super::verdict::verdict;
 use crate::app::App;
 use crate::blocking::blocking;
 use crate::certificate::name_of_worker;
@@ -124,6 +125,11 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
         revoked: None,
     };
     trust::upsert_member(&mut tx, &member, &identity).await?;
+    // What it is given now is what it believes, also where it believed more before.
+    let believed = bundle::read(&authority.bundle.pem).map(|all| bundle::pins(&all));
+    let signer = authority.bundle.fingerprint();
+    let believed = believed.unwrap_or_default();
+    rotation::mark_standing(&mut tx, worker, &believed, &signer).await?;
     tx.commit().await?;
     Ok(Certified {
         worker,

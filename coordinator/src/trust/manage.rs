@@ -7,7 +7,7 @@ use marquee_store::workers::{self, WorkerState};
 use marquee_store::{StoreError, Tx};
 use tonic::Status;
 
-use super::verdict::revocation;
+use super::belonging::revocation;
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 

@@ -35,7 +35,7 @@ pub(crate) struct Found {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct TokenEntry {
     stored: StoredToken,
     user: Arc<Known>,
     /// Seconds since 1970 of the use that was written down last.
@@ -54,7 +54,7 @@ struct Browser {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     users: BTreeMap<String, Arc<Known>>,
-    tokens: HashMap<String, Entry>,
+    tokens: HashMap<String, TokenEntry>,
     /// By the digest of their secret.
     browsers: HashMap<String, Browser>,
 }
@@ -114,7 +114,7 @@ impl Book {
             let used = stored.used_at.map_or(0, |at| at.timestamp());
             book.tokens.insert(
                 stored.id.clone(),
-                Entry {
+                TokenEntry {
                     stored,
                     user,
                     used: AtomicI64::new(used),
@@ -203,7 +203,7 @@ impl Known {
     }
 }
 
-impl Entry {
+impl TokenEntry {
     fn found(
         &self,
         now: DateTime<Utc>,

@@ -109,7 +109,7 @@ fn asked(method: &Method, version: Version, headers: &HeaderMap) -> Asked {
     }
 }
 
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 impl<S> Service<Request<Body>> for Web<S>
 where
@@ -118,7 +118,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer<Infallible>;
+    type Future = ResponseFuture<Infallible>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -127,6 +127,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let asked = asked(request.method(), request.version(), request.headers());
         let path = request.uri().path().to_owned();
+        // Before the gate, which is for browsers: none of them can send this (`Asked::Grpc`).
         if asked == Asked::Grpc {
             let answer = self.inner.call(request);
             return Box::pin(async move {

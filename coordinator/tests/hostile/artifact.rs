@@ -46,6 +46,7 @@ async fn upload(client: &mut Client, contents: &'static [u8]) {
     let header = v1::UploadBlobHeader {
         digest: Digest::of(contents).to_string(),
         size_bytes: contents.len() as u64,
+        ..Default::default()
     };
     let chunks = contents.chunks(CHUNK_BYTES).map(Bytes::from_static);
     let parts: Vec<v1::UploadBlobRequest> = std::iter::once(Part::Header(header))

@@ -244,7 +244,10 @@ async fn odd_text_and_numbers_in_every_field_are_refused_in_our_words() {
         assert_refused(digest, get, "digest");
         let digests = vec![digest.to_owned()];
         let missing = artifacts
-            .find_missing_blobs(v1::FindMissingBlobsRequest { digests })
+            .find_missing_blobs(v1::FindMissingBlobsRequest {
+                digests,
+                ..Default::default()
+            })
             .await;
         assert_refused(digest, missing, "digest");
         let download = v1::DownloadBlobRequest {
@@ -272,6 +275,7 @@ async fn odd_text_and_numbers_in_every_field_are_refused_in_our_words() {
         let header = v1::UploadBlobHeader {
             digest: "0".repeat(64),
             size_bytes,
+            ..Default::default()
         };
         let parts = vec![v1::UploadBlobRequest {
             part: Some(Part::Header(header)),

@@ -7,9 +7,14 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use marquee_proto::v1;
+use marquee_proto::v1::jobs_client::JobsClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::timeout;
 use tonic::transport::Channel;
+
+use crate::support::SOON;
 
 /// A running coordinator; killed when dropped.
 #[derive(Debug)]
@@ -133,6 +138,25 @@ impl Drop for Coordinator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until a job has succeeded.
+pub(crate) async fn has_succeeded(jobs: &mut JobsClient<Channel>, job: i64) {
+    let asked = v1::WatchRequest {
+        job_ids: vec![job],
+        keep_open: true,
+        pipeline_id: 0,
+    };
+    let mut updates = jobs.watch(asked).await.unwrap().into_inner();
+    let succeeded = async {
+        while let Some(update) = updates.message().await.unwrap() {
+            if update.job.unwrap().state() == v1::JobState::Succeeded {
+                return;
+            }
+        }
+        panic!("the watch ended before the job did");
+    };
+    timeout(SOON, succeeded).await.unwrap();
 }
 
 /// Runs a coordinator that is expected to refuse, and gives what it said.

@@ -15,7 +15,9 @@ use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
 use marquee_coordinator::role::Role;
+use marquee_coordinator::secrets::SecretKeys;
 use marquee_coordinator::session::{Counter, Sessions};
+use marquee_coordinator::trust::authority::Files;
 use marquee_coordinator::walls::Walls;
 use marquee_coordinator::{App, Settings, background, rpc};
 use marquee_domain::artifact::Digest;
@@ -34,12 +36,24 @@ use worker::FakeWorker;
 /// How long anything that must happen may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 pub const LEASE: Duration = Duration::from_millis(1500);
+/// The file for keys of secrets, which is not there until a test makes it.
+const SECRETS_KEY: &str = "secrets.key";
 
 /// A coordinator and all it stands on.
 pub struct Cluster {
     pub database: TestDatabase,
     pub running: Running,
     blobs: tempfile::TempDir,
+    ground: Ground,
+}
+
+/// What a test gives to a coordinator beside Postgres and its surroundings.
+#[derive(Clone, Default)]
+pub struct Ground {
+    /// Where it keeps files; None: in a folder.
+    pub blobs: Option<BlobStore>,
+    /// The authority by which workers join.
+    pub authority: Option<Files>,
 }
 
 /// One life of a coordinator.
@@ -61,23 +75,37 @@ impl Cluster {
 
     /// Starts a coordinator in surroundings of the test's own.
     pub async fn start_in(database: TestDatabase, env: Env) -> Self {
+        Self::start_with(database, env, Ground::default()).await
+    }
+
+    /// Starts a coordinator on what the test gives.
+    pub async fn start_with(database: TestDatabase, env: Env, ground: Ground) -> Self {
         let blobs = tempfile::tempdir().unwrap();
-        let running = run(&database, &blobs, env).await;
+        let running = run(&database, &blobs, env, &ground).await;
         Self {
             database,
             running,
             blobs,
+            ground,
         }
     }
 
     /// Starts another coordinator on what a killed one left.
     pub async fn start_again(&mut self) {
-        self.running = run(&self.database, &self.blobs, Env::system()).await;
+        self.running = run(&self.database, &self.blobs, Env::system(), &self.ground).await;
     }
 
     /// Where a stored file lies.
     pub fn blob(&self, contents: &[u8]) -> std::path::PathBuf {
         self.app().blobs.path(&Digest::of(contents))
+    }
+
+    /// The keys for secrets from now on.
+    pub fn write_keys(&self, lines: &[&str]) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = self.blobs.path().join(SECRETS_KEY);
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Starts another coordinator that answers, and does nothing by itself.
@@ -87,7 +115,7 @@ impl Cluster {
 
     /// The same in surroundings of the test's own.
     pub async fn start_idle_in(&mut self, env: Env) {
-        self.running = run(&self.database, &self.blobs, env).await;
+        self.running = run(&self.database, &self.blobs, env, &self.ground).await;
         self.running.loops.shutdown().await;
     }
 
@@ -268,7 +296,12 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
     }
 }
 
-async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Running {
+async fn run(
+    database: &TestDatabase,
+    blobs: &tempfile::TempDir,
+    env: Env,
+    ground: &Ground,
+) -> Running {
     let mut conn = database.db.read().await.unwrap();
     let rates = Rates::load(&mut conn, env.clock.now()).await.unwrap();
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn)
@@ -277,7 +310,10 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
     drop(conn);
     let app = App {
         db: database.db.clone(),
-        blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
+        blobs: match &ground.blobs {
+            Some(given) => given.clone(),
+            None => BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
+        },
         clock: env.clock.clone(),
         random: env.random.clone(),
         planner: env.planner,
@@ -287,6 +323,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         reports: Counter::default(),
         sessions: Sessions::default(),
         rates,
+        secret_keys: SecretKeys::at(Some(blobs.path().join(SECRETS_KEY))),
         cluster,
         process: env.random.uuid(),
         settings: Settings {
@@ -298,7 +335,10 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
             ..Settings::default()
         },
         role: Role::default(),
-        walls: Walls::default(),
+        walls: Walls {
+            authority: ground.authority.clone(),
+            ..Walls::default()
+        },
         shutdown: CancellationToken::new(),
     };
     let at = "127.0.0.1:0".parse().unwrap();

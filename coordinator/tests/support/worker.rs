@@ -204,6 +204,7 @@ impl FakeWorker {
             instance_id: instance.to_string(),
             held: held.lock().unwrap().values().cloned().collect(),
             prep_code: code.into(),
+            features: vec![v1::WorkerFeature::Secrets.into()],
             ..hello(name)
         };
         if let Some(inventory) = &mut hello.inventory {

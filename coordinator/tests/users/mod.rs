@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod doors;
+mod floods;
 mod projects;
+mod secrets;
 mod traces;
 
 use marquee_proto::error::PublicError;
@@ -13,6 +15,7 @@ use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::secrets_client::SecretsClient;
 use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tonic::service::Interceptor;
@@ -53,6 +56,7 @@ struct Person {
     audit: AuditClient<Wire>,
     cluster: ClusterClient<Wire>,
     projects: ProjectsClient<Wire>,
+    secrets: SecretsClient<Wire>,
     users: UsersClient<Wire>,
     workers: WorkersClient<Wire>,
 }
@@ -66,6 +70,7 @@ impl Person {
             audit: AuditClient::new(wire()),
             cluster: ClusterClient::new(wire()),
             projects: ProjectsClient::new(wire()),
+            secrets: SecretsClient::new(wire()),
             users: UsersClient::new(wire()),
             workers: WorkersClient::new(wire()),
         }

@@ -281,7 +281,7 @@ async fn what_is_the_clusters_takes_an_administrator_of_everything() {
     );
     let list = bob.audit.list(v1::ListAuditRequest::default()).await;
     refused(list, ROLE_TOO_LOW);
-    let find = v1::FindMissingBlobsRequest { digests: vec![] };
+    let find = v1::FindMissingBlobsRequest::default();
     refused(bob.artifacts.find_missing_blobs(find).await, ROLE_TOO_LOW);
 
     // An administrator of a project: how long it keeps things, and what goes first in it.

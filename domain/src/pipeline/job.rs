@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::array::Array;
 use super::sharing::sharing;
 use super::table::Table;
-use super::{Capacity, array, needs, settings};
+use super::{Capacity, array, needs, secrets, settings};
 use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
@@ -139,7 +139,7 @@ fn rest(
     let reuse = reuse(&mut table, kind);
     let array = array::array(&mut table, kind);
     let size = array.as_ref().map(|array| array.size);
-    let sharing = sharing(&mut table, size, project);
+    let mut sharing = sharing(&mut table, size, project);
     if sharing.gpu_memory_mib.is_some() && resources.device == DeviceKind::Cpu {
         table.add_error(
             "gpu_memory",
@@ -166,7 +166,10 @@ fn rest(
     if let (Some(size), Some(Work::Fetch(fetch))) = (size, &work) {
         check_fetch_array(&table, size, &fetch.source);
     }
+    // After the work, which tells whether the job reads any.
+    sharing.secrets = secrets::secrets(&mut table, kind, work.as_ref());
     table.finish();
+    // Only now: every key has been read, so that one wrong key hides no other.
     let work = work?;
     Some(Rest {
         watch: watch.of(&work, resources.ranks),

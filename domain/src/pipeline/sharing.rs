@@ -29,6 +29,8 @@ pub(super) fn sharing(
     let start_after = table.instant("start_after");
     let deadline = table.instant("deadline");
     if let (Some(start), Some(end)) = (start_after, deadline)
+        // Held against each other here and not against the clock: a document says the same whenever
+        // it is read.
         && end <= start
     {
         table.add_error(
@@ -54,6 +56,7 @@ pub(super) fn sharing(
         at_once,
         gpu_memory_mib: gpu_memory(table),
         hosts: hosts(table),
+        secrets: BTreeSet::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::project::ProjectName;
+use crate::secret::SecretName;
 
 /// How a job shares the cluster. What a document does not say is as it was before these keys existed, and stored
 /// specs without them are read so.
@@ -44,6 +45,9 @@ pub struct Sharing {
     pub gpu_memory_mib: Option<u32>,
     #[serde(skip_serializing_if = "HostRules::is_empty")]
     pub hosts: HostRules,
+    /// Secrets that the coordinator keeps for its project, which it gets as variables of these names.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<SecretName>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -72,6 +76,8 @@ impl HostRules {
     /// Whether a host of this name with these labels will do.
     #[must_use]
     pub fn allow(&self, name: &str, labels: &BTreeSet<String>) -> bool {
+        // All of the wanted labels, and none of the avoided: two labels narrow a choice down, as
+        // people expect of filters.
         self.labels.is_subset(labels)
             && !self.avoid.contains(name)
             && self.avoid.is_disjoint(labels)
@@ -103,6 +109,7 @@ mod tests {
                 labels: BTreeSet::from(["switch=a".into()]),
                 avoid: BTreeSet::from(["gpu-3".into()]),
             },
+            secrets: BTreeSet::from(["HF_TOKEN".parse().unwrap()]),
         };
         let stored = serde_json::to_value(&full).unwrap();
         // The store reads it in SQL.

@@ -97,12 +97,12 @@ async fn of_size(size: u32, reference: &Reference, options: &Options) -> Result<
         goal: (size == FEW).then_some(Goal::AtLeast(RATE_MIN)),
         ran: format!(
             "{done} ended in {seconds:.1} s on {SLOTS} devices, after {submit_s:.2} s to submit; an element: \
-             {statements} statements, {:.1} writing transactions, {:.1} KiB of log, {:.1} CPU ms, {:.0} rows read by \
+             {statements} statements, {:.1} writing transactions, {:.1} KiB of log, {}, {:.0} rows read by \
              whole tables; most often: \
              {}; longest in all: {}{rest}",
             each(counted.writes),
             each(counted.wal_bytes) / 1024.0,
-            each(counted.cpu_ms),
+            counted.cpu.over(f64::from(done.max(1))),
             each(counted.scanned),
             counted.most,
             counted.longest

@@ -34,12 +34,21 @@ pub(crate) struct Cluster {
     url: String,
     channel: Channel,
     coordinator: Daemon,
-    worker: Daemon,
+    /// None where there are simulated ones.
+    worker: Option<Daemon>,
     counts_statements: bool,
 }
 
 impl Cluster {
     pub(crate) async fn start(bin: &Path) -> Result<Self> {
+        let mut cluster = Self::without_worker(bin).await?;
+        cluster.worker = Some(start_worker(bin, cluster.folder(), &cluster.url)?);
+        cluster.wait_online().await?;
+        Ok(cluster)
+    }
+
+    /// A coordinator and its Postgres.
+    pub(crate) async fn without_worker(bin: &Path) -> Result<Self> {
         // A socket's path may have 107 bytes, so the folder's name is short.
         let folder = tempfile::Builder::new().prefix("mqb").tempdir_in("/tmp")?;
         let (mut coordinator, _) = start_coordinator(bin, folder.path())?;
@@ -59,19 +68,16 @@ impl Cluster {
         if counts_statements {
             psql(folder.path(), "create extension pg_stat_statements")?;
         }
-        let worker = start_worker(bin, folder.path(), &url)?;
         let channel = Endpoint::from_shared(url.clone())?.connect().await?;
-        let cluster = Self {
+        Ok(Self {
             bin: bin.to_owned(),
             folder,
             url,
             channel,
             coordinator,
-            worker,
+            worker: None,
             counts_statements,
-        };
-        cluster.wait_online().await?;
-        Ok(cluster)
+        })
     }
 
     async fn wait_online(&self) -> Result<()> {
@@ -87,7 +93,7 @@ impl Cluster {
         }
         bail!(
             "the worker was not online within {ONLINE_WITHIN:?}; its log:\n{}",
-            self.worker.log()
+            self.worker.as_ref().map(Daemon::log).unwrap_or_default()
         );
     }
 
@@ -97,6 +103,10 @@ impl Cluster {
 
     pub(crate) fn jobs(&self) -> JobsClient<Channel> {
         JobsClient::new(self.channel())
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -154,24 +164,84 @@ impl Cluster {
         Counts::start(self)
     }
 
-    /// CPU milliseconds that all of the cluster's processes have taken so far, with those of their
-    /// children that have ended.
-    pub(crate) fn cpu_ms(&self) -> f64 {
-        let mut pids: Vec<i32> = processes_with(self.folder())
-            .iter()
-            .map(|process| process.pid)
-            .collect();
-        pids.extend([self.coordinator.pid().as_raw(), self.worker.pid().as_raw()]);
-        pids.sort_unstable();
-        pids.dedup();
-        pids.into_iter().filter_map(cpu_ms_of).sum()
+    /// What all of the cluster's processes have taken so far, with those of their children that have ended.
+    pub(crate) fn cpu(&self) -> Cpu {
+        let coordinator = self.coordinator.pid().as_raw();
+        let worker = self.worker.as_ref().map(|worker| worker.pid().as_raw());
+        let daemons = [Some(coordinator), worker];
+        let mut cpu = Cpu {
+            coordinator: cpu_ms_of(coordinator).0,
+            ..Cpu::default()
+        };
+        if let Some(worker) = worker {
+            (cpu.worker, cpu.children) = cpu_ms_of(worker);
+        }
+        for process in processes_with(self.folder()) {
+            if daemons.contains(&Some(process.pid)) {
+                continue;
+            }
+            let (own, waited_for) = cpu_ms_of(process.pid);
+            if process.command.contains("marquee-keeper") {
+                cpu.children += own + waited_for;
+            } else {
+                cpu.postgres += own + waited_for;
+            }
+        }
+        cpu
+    }
+
+    /// Memory of the coordinator without its Postgres.
+    pub(crate) fn coordinator_mib(&self) -> f64 {
+        let status = format!("/proc/{}/status", self.coordinator.pid());
+        let status = std::fs::read_to_string(status).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+        kib.unwrap_or(f64::NAN) / 1024.0
+    }
+}
+
+/// CPU milliseconds, by who took them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cpu {
+    coordinator: f64,
+    worker: f64,
+    /// Keepers and what they keep.
+    children: f64,
+    postgres: f64,
+}
+
+impl Cpu {
+    pub(crate) fn total(self) -> f64 {
+        self.coordinator + self.worker + self.children + self.postgres
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            coordinator: self.coordinator - before.coordinator,
+            worker: self.worker - before.worker,
+            children: self.children - before.children,
+            postgres: self.postgres - before.postgres,
+        }
+    }
+
+    /// In words, for each of so many.
+    pub(crate) fn over(self, count: f64) -> String {
+        let part = |name: &str, ms: f64| (ms > 0.0).then(|| format!("{name} {:.2}", ms / count));
+        let parts = [
+            part("coordinator", self.coordinator),
+            part("Postgres", self.postgres),
+            part("worker", self.worker),
+            part("its keepers and children", self.children),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        format!("{:.2} CPU ms ({})", self.total() / count, parts.join(", "))
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         // TERM lets Postgres leave in order; what is left of anything is killed by the folder's name.
-        drop(self.worker.stop());
+        drop(self.worker.as_mut().map(Daemon::stop));
         drop(self.coordinator.stop());
         for process in processes_with(self.folder()) {
             drop(kill_hard(&process));
@@ -228,14 +298,22 @@ fn psql(folder: &Path, statement: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Of a process and of its children that it has waited for. None: it is gone.
-fn cpu_ms_of(pid: i32) -> Option<f64> {
+/// Of a process, and of its children that it has waited for. Nothing of one that is gone.
+fn cpu_ms_of(pid: i32) -> (f64, f64) {
     /// /proc counts in hundredths of a second on all that Linux runs on here.
     const MS_PER_TICK: f64 = 10.0;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // What follows the name, which may hold anything: the state is field 3 of the page proc(5).
-    let (_, rest) = stat.rsplit_once(") ")?;
+    let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
     let ticks = rest.split(' ').skip(11).take(4);
-    let ticks: Vec<u32> = ticks.filter_map(|tick| tick.parse().ok()).collect();
-    Some(ticks.into_iter().map(f64::from).sum::<f64>() * MS_PER_TICK)
+    let ticks: Vec<f64> = ticks
+        .filter_map(|tick| tick.parse::<u32>().ok())
+        .map(|tick| f64::from(tick) * MS_PER_TICK)
+        .collect();
+    match ticks[..] {
+        [user, system, user_of_children, system_of_children] => {
+            (user + system, user_of_children + system_of_children)
+        }
+        _ => (0.0, 0.0),
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Cpu};
 
 /// Statements that are ours alone to count with.
 const OWN: &str = "query !~ 'pg_stat_statements|pg_current_wal|^(BEGIN|COMMIT|ROLLBACK)'";
@@ -13,7 +13,7 @@ const OWN: &str = "query !~ 'pg_stat_statements|pg_current_wal|^(BEGIN|COMMIT|RO
 #[derive(Debug)]
 pub(crate) struct Counts {
     start: Instant,
-    cpu_ms: f64,
+    cpu: Cpu,
     writes: f64,
     wal_bytes: f64,
     scanned: f64,
@@ -24,7 +24,7 @@ pub(crate) struct Counts {
 pub(crate) struct Counted {
     pub(crate) seconds: f64,
     /// Of coordinator, worker, their children and Postgres.
-    pub(crate) cpu_ms: f64,
+    pub(crate) cpu: Cpu,
     /// Without those that begin and end transactions, which are counted apart. None: this Postgres has no
     /// pg_stat_statements.
     pub(crate) statements: Option<f64>,
@@ -47,7 +47,7 @@ impl Counts {
         let (writes, wal_bytes) = written(cluster)?;
         Ok(Self {
             start: Instant::now(),
-            cpu_ms: cluster.cpu_ms(),
+            cpu: cluster.cpu(),
             writes,
             wal_bytes,
             scanned: scanned(cluster)?,
@@ -56,7 +56,7 @@ impl Counts {
 
     pub(crate) fn stop(self, cluster: &Cluster) -> Result<Counted> {
         let seconds = self.start.elapsed().as_secs_f64();
-        let cpu_ms = cluster.cpu_ms() - self.cpu_ms;
+        let cpu = cluster.cpu().since(self.cpu);
         let (writes, wal_bytes) = written(cluster)?;
         let (statements, most, longest) = if cluster.counts_statements() {
             let all = format!("select coalesce(sum(calls), 0) from pg_stat_statements where {OWN}");
@@ -76,7 +76,7 @@ impl Counts {
         };
         Ok(Counted {
             seconds,
-            cpu_ms,
+            cpu,
             statements,
             writes: writes - self.writes,
             wal_bytes: wal_bytes - self.wal_bytes,

@@ -102,7 +102,7 @@ pub(crate) async fn measure(
     );
     plain(
         "one true, all daemons and Postgres",
-        beyond(counted.cpu_ms, idle.cpu_ms),
+        beyond(counted.cpu.total(), idle.cpu.total()),
         "CPU ms/job",
     );
     by_cli(cluster)

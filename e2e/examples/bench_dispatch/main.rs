@@ -2,7 +2,7 @@
 //! Postgres. `cargo xtask bench dispatch` builds and runs this and prints the figures.
 //!
 //! It speaks to a cluster of its own: a coordinator with its private Postgres and one worker of two CPU
-//! devices, from any folder of binaries, so that two builds can be compared. What it counts it asks of
+//! devices (or workers that only talk, [`simulated`]), from any folder of binaries, so that two builds can be compared. What it counts it asks of
 //! Postgres and the kernel, never of the binaries, for an old build has no counters.
 //!
 //! Each line of stdout is one figure as JSON, see [`figure`].
@@ -13,6 +13,7 @@ mod counts;
 mod figure;
 mod latency;
 mod reference;
+mod simulated;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,18 +35,22 @@ struct Options {
     sizes: Vec<u32>,
     /// How long elements are counted; the rest of an array is cancelled then.
     window: Duration,
+    is_quick: bool,
+    /// Workers that only talk, and nothing else.
+    is_simulated: bool,
 }
 
 impl Options {
     fn read(words: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut words = words.into_iter();
         let mut bin = None;
-        let mut quick = false;
+        let (mut quick, mut is_simulated) = (false, false);
         let mut sizes = None;
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
                 "--quick" => quick = true,
+                "--simulated" => is_simulated = true,
                 "--sizes" => {
                     let words = words
                         .next()
@@ -59,7 +64,7 @@ impl Options {
                 }
                 other => {
                     bail!(
-                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N]"
+                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N] [--simulated]"
                     )
                 }
             }
@@ -78,6 +83,8 @@ impl Options {
                 jobs: 30,
                 sizes: sizes.unwrap_or_else(|| vec![100, 300, 10_000]),
                 window: Duration::from_secs(10),
+                is_quick: true,
+                is_simulated,
             }
         } else {
             Self {
@@ -85,6 +92,8 @@ impl Options {
                 jobs,
                 sizes: sizes.unwrap_or_else(|| SIZES.to_vec()),
                 window: Duration::from_secs(30),
+                is_quick: false,
+                is_simulated,
             }
         })
     }
@@ -93,6 +102,9 @@ impl Options {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<()> {
     let options = Options::read(std::env::args().skip(1))?;
+    if options.is_simulated {
+        return simulated::measure(&options).await;
+    }
     let cluster = Cluster::start(&options.bin).await?;
     let reference = Reference::measure(&cluster).await?;
     reference.print();

@@ -21,7 +21,7 @@ pub(crate) struct Reference {
     pub(crate) spawns_per_s: f64,
     /// One process, started and waited for.
     spawn_ms: f64,
-    commits_per_s: f64,
+    pub(crate) commits_per_s: f64,
     echo_ms: f64,
     echoes_per_s: f64,
 }

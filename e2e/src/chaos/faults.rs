@@ -54,6 +54,19 @@ impl Kind {
         Self::ClientCut,
     ];
 
+    /// Whether it is done to the database's server or to a process of it.
+    #[must_use]
+    pub fn is_of_postgres(self) -> bool {
+        matches!(
+            self,
+            Self::PostgresKilled
+                | Self::PostgresRestarted
+                | Self::PostgresPaused
+                | Self::BackendKilled
+                | Self::BackendEnded
+        )
+    }
+
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {

@@ -6,12 +6,12 @@
 
 pub mod dice;
 pub mod faults;
+pub mod judge;
 pub mod load;
 pub mod postgres;
 pub mod relay;
 pub mod site;
 pub mod table;
-pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -156,6 +156,10 @@ async fn strike_until(
         }
         let mut done: Vec<Fault> = Vec::new();
         for kind in kinds {
+            // There is one server: what was killed can neither be stopped nor let go again.
+            if kind.is_of_postgres() && done.iter().any(|fault| fault.kind.is_of_postgres()) {
+                continue;
+            }
             if let Some(fault) = faults::strike(site, kind, dice)? {
                 tell(&format!(
                     "{} ({}), for {:.1} s",
@@ -245,14 +249,14 @@ async fn judge(site: &site::Site, load: &Load, outcome: &mut Outcome) -> Result<
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let audit = site.cli(&["audit", "log", "--all", "--output", "json"])?;
-    let history = verdict::read_audit(&String::from_utf8_lossy(&audit.stdout))?;
+    let history = judge::read_audit(&String::from_utf8_lossy(&audit.stdout))?;
     let accepted: Vec<Accepted> = load.accepted().await;
-    let side = verdict::read_side(load.side());
+    let side = judge::read_side(load.side());
     outcome.side_lines = side.len();
-    outcome.side = verdict::compare(&side, &history);
-    outcome.doubled = verdict::doubles(&history, &accepted);
+    outcome.side = judge::compare(&side, &history);
+    outcome.doubled = judge::doubles(&history, &accepted);
     outcome.replaced = table::placed_again(&outcome.done, &history);
-    outcome.ends = verdict::look_up(site.channel(0)?, &accepted).await?;
+    outcome.ends = judge::look_up(site.channel(0)?, &accepted).await?;
     let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
     for order in &accepted {
         *kinds.entry(order.kind).or_default() += 1;

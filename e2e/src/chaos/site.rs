@@ -115,8 +115,11 @@ impl Site {
         self.coordinators[index].address.context("it has listened")
     }
 
-    /// Starts a coordinator, which does not run, where it was before.
+    /// Starts a coordinator where it was before, unless it runs: two faults may have ended it.
     pub fn start_coordinator(&mut self, index: usize) -> Result<()> {
+        if runs(&mut self.coordinators[index].daemon)? {
+            return Ok(());
+        }
         let coordinator = &self.coordinators[index];
         let listen = coordinator
             .address
@@ -143,8 +146,11 @@ impl Site {
         Ok(())
     }
 
-    /// Starts a worker's daemon, which does not run, on its old folder.
+    /// Starts a worker's daemon on its old folder, unless it runs: two faults may have ended it.
     pub fn start_worker(&mut self, index: usize) -> Result<()> {
+        if runs(&mut self.workers[index].daemon)? {
+            return Ok(());
+        }
         let worker = &self.workers[index];
         let urls: Vec<String> = worker
             .links
@@ -335,6 +341,10 @@ fn signal_daemon(daemon: Option<&Daemon>, signal: Signal) -> Result<()> {
         kill(daemon.pid(), signal)?;
     }
     Ok(())
+}
+
+fn runs(daemon: &mut Option<Daemon>) -> Result<bool> {
+    Ok(daemon.is_some() && !has_left(daemon)?)
 }
 
 fn has_left(daemon: &mut Option<Daemon>) -> Result<bool> {

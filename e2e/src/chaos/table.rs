@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Options;
 use super::faults::{Fault, Kind, Tally};
-use super::verdict::{Ends, History};
+use super::judge::{Ends, History};
 
 /// What came of a run.
 #[derive(Debug)]

@@ -273,6 +273,27 @@ fn only_what_was_cut_off_may_be_lost() {
 }
 
 #[test]
+fn an_earlier_attempt_lives_on_only_where_its_worker_was_lost() {
+    let mut history = right();
+    history.lives[0].ended = Some((45_151, Ended::Killed(9)));
+    let mut next = life(1, 2, 0, (150, 300));
+    next.host = "worker-1".into();
+    history.lives.push(next);
+    let found = generations(&history, "");
+    assert!(has(&found, "rank 1-2-0 began at 150 ms"), "{found:?}");
+    let line = |at: &str, name: &str| {
+        format!("  {at} head-0      ! worker lost: nothing was heard worker=x name={name} jobs=1")
+    };
+    let lost = line("0.120", "worker-0");
+    assert_eq!(generations(&history, &lost), Vec::<String>::new());
+    for other in [line("0.120", "worker-1"), line("0.200", "worker-0")] {
+        assert_eq!(generations(&history, &other).len(), 1, "{other}");
+    }
+    history.lives[2].began_ms = 151;
+    assert_eq!(generations(&history, ""), Vec::<String>::new());
+}
+
+#[test]
 fn a_worker_that_was_given_a_device_twice_says_so() {
     let told = " 15.688 worker-2    ! a device was given to two ranks: the second waits until nothing is left of the other rank=21-1-0 device=Cpu { index: 1 } other=9-1-0";
     assert_eq!(given_twice(told).len(), 1);

@@ -20,7 +20,7 @@ use crate::draw::Draw;
 use crate::machine::HostMachine;
 use crate::place::{Place, artifacts_folder, url};
 use crate::processes::{HostLauncher, Processes};
-use crate::relay::Relay;
+use crate::relay::{Backends, Relay};
 use crate::surroundings::{HostClock, HostRandom, Network, PORT, coordinator_env};
 use crate::timeline::Timeline;
 
@@ -39,6 +39,10 @@ pub(super) struct Head {
     /// How long it stands still next.
     pub(super) stillness: Arc<Mutex<Option<Duration>>>,
     pub(super) relay: Relay,
+    /// When it is started again that was killed at a COMMIT.
+    pub(super) back_at_ms: Option<u64>,
+    /// When Postgres is quick for it again.
+    pub(super) quick_at_ms: Option<u64>,
 }
 
 /// A worker's host.
@@ -53,6 +57,7 @@ impl Head {
         sim: &mut Sim<'_>,
         seed: u64,
         place: &Place,
+        backends: &Backends,
         timeline: &Timeline,
         name: &str,
     ) -> anyhow::Result<Self> {
@@ -61,16 +66,22 @@ impl Head {
         let head = Self {
             clock: Arc::new(HostClock::new(timeline.clone())),
             stillness: Arc::default(),
-            relay: Relay::new(&relays, &place.postgres, draw, timeline.clone())?,
+            relay: Relay::new(&relays, backends.clone(), draw, timeline.clone())?,
+            back_at_ms: None,
+            quick_at_ms: None,
         };
         let config = Config {
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], PORT)),
             address: Some(format!("{name}:{PORT}")),
             data_dir: place.folder.join(name),
+            // One folder for all coordinators: whoever takes over finds what the one before has
+            // stored.
             artifacts_dir: artifacts_folder(place),
+            object_store: None,
             leader_lease: LEADER_LEASE,
             database_url: Some(DatabaseUrl(url(&relays, &place.database))),
             postgres_bin: None,
+            secrets_key: None,
             tls: None,
             access: Rule::Everybody,
             settings: Settings {
@@ -87,6 +98,7 @@ impl Head {
         sim.host(name, move || {
             let (config, env, timeline) = (config.clone(), env.clone(), timeline.clone());
             let host = host.clone();
+            // In the runtime of this host, since it moves the time of the runtime that it runs in.
             tokio::spawn(stand_still(clock.clone(), stillness.clone()));
             async move {
                 loop {

@@ -38,7 +38,6 @@ impl Pass {
     }
 
     /// To learn, with batch-norm as it is: for fine-tuning on few pictures.
-    #[allow(dead_code, reason = "freezing layers is not a setting yet")]
     #[must_use]
     pub(crate) const fn with_frozen_norms(mut self) -> Self {
         self.norms_learn = false;
@@ -105,6 +104,8 @@ pub(crate) struct Chance {
 impl Chance {
     pub(crate) const fn new(seed: u64, step: u64, first_picture: u64) -> Self {
         Self {
+            // The seed is mixed first: with a plain `seed ^ step`, seed 1 would draw in step 0 what
+            // seed 0 draws in step 1.
             key: mix(mix(seed) ^ step),
             first_picture,
             layers: Cell::new(0),

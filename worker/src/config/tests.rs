@@ -1,5 +1,7 @@
 //! What files, variables and flags make of each other.
 
+use std::fs;
+
 use super::*;
 
 fn load(file: &str, env: &[(&str, &str)], flags: Settings) -> Result<Config, ConfigError> {

@@ -56,14 +56,14 @@ fn certificates(config: &Config, checks: &mut Vec<Check>) {
 }
 
 /// What the coordinator said, and when it was asked and heard.
-struct Answer {
+struct Heard {
     version: String,
     now: Option<DateTime<Utc>>,
     asked: DateTime<Utc>,
     heard: DateTime<Utc>,
 }
 
-async fn probe(config: &Config, url: &str) -> Result<Answer, String> {
+async fn probe(config: &Config, url: &str) -> Result<Heard, String> {
     let endpoint = connect::endpoint_at(url, config.tls.as_ref());
     let endpoint = endpoint.map_err(|e| connect::with_causes(&e))?;
     let channel = endpoint
@@ -81,7 +81,7 @@ async fn probe(config: &Config, url: &str) -> Result<Answer, String> {
                 .now
                 .as_ref()
                 .and_then(|now| convert::datetime(now).ok());
-            Ok(Answer {
+            Ok(Heard {
                 version: answer.version,
                 now,
                 asked,
@@ -89,7 +89,7 @@ async fn probe(config: &Config, url: &str) -> Result<Answer, String> {
             })
         }
         // It answers, and is older than this question.
-        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(Answer {
+        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(Heard {
             version: "older than 0.1.0".into(),
             now: None,
             asked,
@@ -128,7 +128,7 @@ fn version(found: String, theirs: &str) -> Check {
     )
 }
 
-fn offset(answer: &Answer) -> Check {
+fn offset(answer: &Heard) -> Check {
     let name = "clock offset";
     let Some(theirs) = answer.now else {
         return Check::skipped(name, "this coordinator does not tell its time");
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn clocks_are_compared_at_the_middle_of_the_question() {
         let at = |ms: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + ms).unwrap();
-        let answer = |theirs| Answer {
+        let answer = |theirs| Heard {
             version: String::new(),
             now: Some(at(theirs)),
             asked: at(0),

@@ -103,21 +103,36 @@ fn sandbox(config: &Config) -> Check {
     Check::ok(name, found)
 }
 
-/// Under whose account command jobs run. Asked by whoever looks, who need not be the worker's account.
+/// Under whose account jobs run. Asked by whoever looks, who need not be the worker's account.
 fn cage(config: &Config) -> Check {
     let name = "cage";
-    let own = "command jobs run under this worker's account";
+    let own = "jobs run under this worker's account";
     if config.cage == Caging::Off {
         return Check::skipped(name, format!("{own}: cage is \"off\""));
     }
     let Err(why) = cages::accounts(config) else {
-        let found = "each project's command jobs run under an account of their own, where the worker runs as its unit says";
-        return Check::ok(name, found);
+        let whose = match config.cage {
+            Caging::Commands => "command jobs",
+            Caging::Auto | Caging::On | Caging::Off => "jobs",
+        };
+        let found = format!(
+            "each project's {whose} run under an account of their own, where the worker runs as its unit says"
+        );
+        return match cages::closed_to_others(&config.bin_dir) {
+            Some(closed) if config.cage != Caging::Commands => Check::failed(
+                name,
+                format!("but for command jobs, none will start: {closed}"),
+                "open the folder and the programs to everybody (chmod o+rx), or set bin_dir",
+            ),
+            Some(_) | None => Check::ok(name, found),
+        };
     };
     let cure = "the package or install.sh brings all that it takes; then \"systemctl enable --now marquee-cage.socket\" and restart marquee-worker";
     match config.cage {
         Caging::On => Check::failed(name, format!("the worker will not start: {why}"), cure),
-        Caging::Auto | Caging::Off => Check::skipped(name, format!("{own}: {why}")),
+        Caging::Auto | Caging::Commands | Caging::Off => {
+            Check::skipped(name, format!("{own}: {why}"))
+        }
     }
 }
 
@@ -194,6 +209,7 @@ fn existing(path: &Path) -> PathBuf {
 
 fn free_bytes(path: &Path) -> Option<u64> {
     let found = statvfs(&existing(path)).ok()?;
+    // Not `blocks_free`: what the file system keeps for root is no room for the worker.
     Some(found.blocks_available() * found.fragment_size())
 }
 
@@ -251,6 +267,8 @@ fn cache_room(path: &Path, most: u64) -> Check {
 /// Bytes of all files below a folder; what cannot be read counts as none.
 fn used_bytes(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    // An entry's metadata are its own, not those of what a link leads to: a loop of links has no
+    // end.
     let of = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(found) if found.is_dir() => used_bytes(&entry.path()),
         Ok(found) => found.len(),

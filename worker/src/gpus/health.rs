@@ -15,12 +15,19 @@ use super::xid;
 const XIDS_MAX: usize = 8;
 /// After a fatal Xid a device must have answered for this long: it may still be on its way down.
 const XID_HOLD: Duration = Duration::from_secs(60);
+/// The same after it was so hot that its hardware slowed it down: a GPU that has just been let off cools within seconds, and
+/// with the next rank it would be as hot again.
+const HEAT_HOLD: Duration = Duration::from_secs(60);
+/// How NVML's reason for that reads (`nvml`).
+pub(super) const HARDWARE_HEAT: &str = "heat (hardware)";
 
 /// What happened to a device.
 #[derive(Debug, Default)]
 pub(super) struct History {
     xids: VecDeque<XidError>,
     fatal: Option<Fatal>,
+    /// When it was last too hot, and its temperature then.
+    heat: Option<(Instant, Option<u32>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +65,13 @@ impl History {
         {
             self.fatal = None;
         }
+        let slowed = reading.throttle_reasons.iter();
+        if slowed.clone().any(|reason| reason == HARDWARE_HEAT) {
+            self.heat = Some((now, reading.temperature_c));
+        }
+        self.heat = self
+            .heat
+            .filter(|(at, _)| now.duration_since(*at) < HEAT_HOLD);
         // First: it stays until a reset, while the hold after an Xid ends by itself.
         let uncorrected = reading.ecc_uncorrected_volatile.unwrap_or(0);
         if uncorrected > 0 {
@@ -69,6 +83,13 @@ impl History {
         } else if let Some(Fatal { code, meaning, .. }) = self.fatal {
             reading.fault = format!("Xid {code}: {meaning}");
             reading.cure = reset(reading);
+        } else if let Some((_, temperature)) = self.heat {
+            let degrees = temperature.map_or(String::new(), |c| format!(" at {c} °C"));
+            reading.fault = format!("too hot: its hardware slowed it down{degrees}");
+            reading.cure = format!(
+                "look after its fans, its power limit and the air of the room; it is offered again {} s after it was hot last",
+                HEAT_HOLD.as_secs()
+            );
         }
     }
 
@@ -152,6 +173,30 @@ mod tests {
         let now = Instant::now();
         assert!(judged(&mut history, reading(1), now).starts_with("1 uncorrectable ECC error "));
         assert_eq!(judged(&mut history, reading(0), now), "");
+    }
+
+    #[test]
+    fn one_that_its_hardware_slows_down_for_heat_is_held_until_it_has_been_cool_for_a_while() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let reading = |reason: &str| GpuReading {
+            temperature_c: Some(97),
+            throttle_reasons: vec![reason.to_owned()],
+            ..GpuReading::default()
+        };
+        // To be slowed down by the driver for heat or power is a day's work.
+        for usual in ["heat (software)", "power cap"] {
+            assert_eq!(judged(&mut history, reading(usual), start), "");
+        }
+        let hot = judged(&mut history, reading(HARDWARE_HEAT), start);
+        assert_eq!(hot, "too hot: its hardware slowed it down at 97 °C");
+        let cool = || reading("power cap");
+        assert_ne!(judged(&mut history, cool(), after(59)), "");
+        assert_eq!(judged(&mut history, cool(), after(60)), "");
+        // What is worse goes before.
+        history.add_xid(79, at(), after(61));
+        let both = judged(&mut history, reading(HARDWARE_HEAT), after(61));
+        assert!(both.starts_with("Xid 79"), "{both}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, Nvml};
 
+use super::health::HARDWARE_HEAT;
+
 /// Processes listed of one device: more share no GPU that trains.
 pub(super) const PROCESSES_MAX: usize = 32;
 /// Bytes of a process's path that are asked for.
@@ -129,6 +131,8 @@ pub fn cuda_words(version: u32) -> String {
 
 /// Reads one device. The error is the answer of a device that is not there any more.
 pub(super) fn read(nvml: &Nvml, gpu: &GpuInfo, driver: &Driver) -> Result<GpuReading, NvmlError> {
+    // By UUID: the library was perhaps opened anew since (`sampler`), and counts without the
+    // devices that it has lost meanwhile.
     let device = nvml.device_by_uuid(gpu.uuid.as_str())?;
     let mut asked = Asked::default();
     let mut reading = GpuReading {
@@ -219,6 +223,7 @@ impl Asked {
     fn errors(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
         let ecc = self.note(device.is_ecc_enabled());
         reading.ecc_enabled = ecc.map(|mode| mode.currently_enabled);
+        // NVML counts errors only where ECC is on.
         if reading.ecc_enabled != Some(true) {
             return;
         }
@@ -302,7 +307,7 @@ fn throttle_words(reasons: ThrottleReasons) -> Vec<String> {
     [
         (ThrottleReasons::SW_POWER_CAP, "power cap"),
         (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat (software)"),
-        (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat (hardware)"),
+        (ThrottleReasons::HW_THERMAL_SLOWDOWN, HARDWARE_HEAT),
         (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power brake"),
         (ThrottleReasons::HW_SLOWDOWN, "hardware slowdown"),
         (ThrottleReasons::SYNC_BOOST, "sync boost"),

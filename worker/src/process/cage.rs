@@ -31,6 +31,11 @@ pub fn job_user(number: u16) -> String {
     format!("marquee-job-{number}")
 }
 
+/// Opens a folder's files, which this process has made, to whoever gets there, to read and to change.
+pub(crate) fn open_to_change(folder: &std::path::Path) -> std::io::Result<()> {
+    tidy::open_up_as(folder, 0o666)
+}
+
 /// Under whose account a child runs, and what is given to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cage {
@@ -44,4 +49,8 @@ pub struct Cage {
     pub owned: Vec<PathBuf>,
     /// Those among them that the worker reads, or removes, afterwards.
     pub left: Vec<PathBuf>,
+    /// What it makes is open to the worker from its first moment, and not only when it has ended: checkpoints of a
+    /// program of ours. Nobody else gets to its folders.
+    #[serde(default)]
+    pub is_open: bool,
 }

@@ -59,17 +59,17 @@ impl Fence {
         let own = real(&self.own);
         // Who may change everything else may read it.
         if !own.iter().any(|folder| folder == Path::new("/")) {
-            rules = but(Path::new("/"), &hidden, reading, rules)?;
+            rules = but(Path::new("/"), true, &hidden, reading, rules)?;
         }
         if self.lists_all {
-            rules = allow(Path::new("/"), AccessFs::ReadDir.into(), rules)?;
+            rules = allow(Path::new("/"), true, AccessFs::ReadDir.into(), rules)?;
         }
-        for folder in real(&self.readable) {
-            rules = allow(&folder, reading, rules)?;
+        for path in real(&self.readable) {
+            rules = allow(&path, path.is_dir(), reading, rules)?;
         }
         let closed = [hidden, real(&self.kept)].concat();
-        for folder in own {
-            rules = but(&folder, &closed, judged(NEWEST), rules)?;
+        for path in own {
+            rules = but(&path, path.is_dir(), &closed, judged(NEWEST), rules)?;
         }
         let status = rules.restrict_self().map_err(wrong)?;
         Ok(status.ruleset != RulesetStatus::NotEnforced)
@@ -105,6 +105,7 @@ fn begin(abi: ABI, level: CompatLevel) -> Result<RulesetCreated, RulesetError> {
 /// Allows what is in `folder`, but not what is closed below it: then, all that stands beside that, by name.
 fn but(
     folder: &Path,
+    is_folder: bool,
     closed: &[PathBuf],
     access: BitFlags<AccessFs>,
     mut rules: RulesetCreated,
@@ -118,7 +119,7 @@ fn but(
         return Ok(rules);
     }
     if !is_above(folder) {
-        return allow(folder, access, rules);
+        return allow(folder, is_folder, access, rules);
     }
     // One that may not be listed shows none of its entries by name; what is known of it leads to what is closed.
     let Ok(entries) = fs::read_dir(folder) else {
@@ -127,8 +128,11 @@ fn but(
     for entry in entries.flatten() {
         let path = entry.path();
         // What a link leads to is allowed, or not, where it stands; a rule for a link would be one for that.
-        if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
-            rules = but(&path, closed, access, rules)?;
+        // Its kind comes with its name: to ask for it once more would be another hundred calls for each child.
+        if let Ok(kind) = entry.file_type()
+            && !kind.is_symlink()
+        {
+            rules = but(&path, kind.is_dir(), closed, access, rules)?;
         }
     }
     Ok(rules)
@@ -137,13 +141,14 @@ fn but(
 /// Allows what is at a path, and below it. What went meanwhile needs no permission.
 fn allow(
     path: &Path,
+    is_folder: bool,
     access: BitFlags<AccessFs>,
     rules: RulesetCreated,
 ) -> io::Result<RulesetCreated> {
     let Ok(opened) = PathFd::new(path) else {
         return Ok(rules);
     };
-    let access = if path.is_dir() {
+    let access = if is_folder {
         access
     } else {
         access & AccessFs::from_file(NEWEST)

@@ -1,7 +1,9 @@
 //! What the processes of a child are at, thread by thread, as the kernel shows it: for a rank that hangs.
 //!
-//! Nothing of it needs the processes' help, or any right but that of their own account. Kernel stacks are shown
-//! to root alone.
+//! Nothing of it needs the processes' help, or any right but that of their own account: of another account's, its warden
+//! looks (`cage::warden`). Kernel stacks are shown to root alone.
+
+use serde::{Deserialize, Serialize};
 
 use crate::proc::{self, Thread};
 
@@ -11,8 +13,12 @@ const THREADS_MAX: usize = 200;
 /// Frames of a kernel stack.
 const FRAMES_MAX: usize = 12;
 
+/// What is taken of what another account's process says that it saw: lines, and bytes of each.
+const LINES_MAX: usize = 3_000;
+const LINE_MAX_BYTES: usize = 300;
+
 /// What a look into a child found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inside {
     /// A signal holds its main process up.
     pub is_held_up: bool,
@@ -20,6 +26,22 @@ pub struct Inside {
     pub words: String,
     /// All threads, a line each with their stacks below.
     pub lines: Vec<String>,
+}
+
+impl Inside {
+    /// As much of it as a look of our own could have found: who looked may be anybody that the job made of its warden.
+    pub(super) fn bounded(self) -> Self {
+        let bounded = |text: String| -> String {
+            let end = text.floor_char_boundary(LINE_MAX_BYTES);
+            text[..end].replace(|c: char| c.is_control(), "\u{fffd}")
+        };
+        let lines = self.lines.into_iter().take(LINES_MAX);
+        Self {
+            words: bounded(self.words),
+            lines: lines.map(bounded).collect(),
+            ..self
+        }
+    }
 }
 
 /// Looks into the process `main` and all below it. None where it is gone.
@@ -103,6 +125,20 @@ mod tests {
 
     use super::*;
     use crate::process::signal;
+
+    #[test]
+    fn what_a_job_says_in_its_wardens_place_is_bounded() {
+        let forged = Inside {
+            is_held_up: false,
+            words: "\u{1b}[2J\0".repeat(1_000),
+            lines: vec!["x".repeat(1_000_000); 5_000],
+        };
+        let bounded = forged.bounded();
+        let is_fine =
+            |text: &String| text.len() <= 3 * LINE_MAX_BYTES && !text.contains(['\0', '\u{1b}']);
+        assert!(is_fine(&bounded.words) && bounded.lines.iter().all(is_fine));
+        assert_eq!(bounded.lines.len(), LINES_MAX);
+    }
 
     #[test]
     fn a_shell_and_what_works_for_it_are_seen_and_stopped_ones_are_told() {

@@ -10,155 +10,40 @@
 //!
 //! Not here: any decision. TERM to the group passes it by; [`KILL_REQUEST`] makes it kill.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
+mod birth;
+mod order;
+
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use marquee_domain::child::env::EVENTS_FD;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_child_subreaper, set_name};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{AccessFlags, Pid, access, setsid};
-use serde::{Deserialize, Serialize};
+use nix::unistd::{Pid, setsid};
 
 use super::cage::Cage;
-use super::fence::Fence;
-use super::launcher::{Exit, events_path};
+use super::launcher::Exit;
 use super::{ProcessId, cgroup, signal};
 use crate::durable::Room;
-use crate::files;
 use crate::proc::{self, oom_kills};
+pub(super) use birth::{channel, start};
+pub use order::{Born, COMMAND, Claim, Keep};
+pub(super) use order::{ChildOrder, look_path};
+pub(crate) use order::{claim_path, exit_path, try_claim};
 
 /// Asks a keeper to kill everything below it.
 pub const KILL_REQUEST: Signal = Signal::SIGUSR1;
-
-/// The claim on launch number N, `claim-N.json`: made once, by the keeper, or by a daemon that
-/// wants to be sure that no late keeper starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// None where a daemon fenced this launch off.
-    pub keeper: Option<ProcessId>,
-    /// The child, once it is started.
-    pub child: Option<i32>,
-    /// The cgroup that it was started in.
-    #[serde(default)]
-    pub cgroup: Option<PathBuf>,
-}
-
-/// The first word of the command line where the daemon's own program is the keeper.
-pub const COMMAND: &str = "keep";
-
-/// What to keep: the rest of the keeper's command line.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Folder of the launch.
-    pub dir: PathBuf,
-    /// Number of the launch.
-    pub launch: u32,
-    /// The child gets a channel for its events.
-    pub events: bool,
-    /// The child's cgroup; it is gone when the keeper is.
-    pub cgroup: Option<PathBuf>,
-    pub argv: Vec<OsString>,
-}
-
-impl Keep {
-    /// Reads what [`Keep::words`] wrote. By hand: a keeper is started for every child, and a parser for all that the
-    /// daemon can be told costs it more than its own work.
-    pub fn read(words: impl IntoIterator<Item = OsString>) -> anyhow::Result<Self> {
-        let mut words = words.into_iter();
-        let mut next = || words.next().context("a keeper's command line ends early");
-        let dir = PathBuf::from(next()?);
-        let launch = next()?;
-        let launch = launch.to_str().and_then(|launch| launch.parse().ok());
-        let launch = launch.context("a keeper's launch is no number")?;
-        let (mut events, mut cgroup) = (false, None);
-        loop {
-            let word = next()?;
-            match word.to_str() {
-                Some("--events") => events = true,
-                Some("--cgroup") => cgroup = Some(PathBuf::from(next()?)),
-                Some("--") => break,
-                _ => anyhow::bail!("a keeper does not know {word:?}"),
-            }
-        }
-        let argv: Vec<OsString> = words.collect();
-        anyhow::ensure!(!argv.is_empty(), "a keeper was given no program");
-        Ok(Self {
-            dir,
-            launch,
-            events,
-            cgroup,
-            argv,
-        })
-    }
-
-    /// The command line behind the program's name.
-    #[must_use]
-    pub fn words(&self) -> Vec<OsString> {
-        let mut words = vec![self.dir.clone().into(), self.launch.to_string().into()];
-        if self.events {
-            words.push("--events".into());
-        }
-        if let Some(cgroup) = &self.cgroup {
-            words.extend(["--cgroup".into(), cgroup.clone().into()]);
-        }
-        words.push("--".into());
-        words.extend(self.argv.iter().cloned());
-        words
-    }
-}
-
-/// What is the child's alone, on its way to the keeper: its environment, since a job's own `LD_PRELOAD` is nothing for
-/// the keeper, and its fence, behind which the keeper could not work.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ChildOrder {
-    env: Vec<(OsString, OsString)>,
-    fence: Option<Fence>,
-    /// Under whose account it runs. None: under the keeper's.
-    #[serde(default)]
-    cage: Option<Cage>,
-}
-
-impl ChildOrder {
-    pub(super) fn new(
-        env: &BTreeMap<OsString, OsString>,
-        fence: Option<Fence>,
-        cage: Option<Cage>,
-    ) -> Self {
-        let pairs = env.iter();
-        Self {
-            env: pairs
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            fence,
-            cage,
-        }
-    }
-}
-
-/// A child that is to run under another account, as its warden is told.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Born {
-    pub(super) argv: Vec<OsString>,
-    pub(super) own: ChildOrder,
-    pub(super) work_dir: PathBuf,
-    /// Where it and its warden are.
-    pub(super) cgroup: PathBuf,
-}
+/// Asks a keeper whose child runs under another account to have it looked at; the answer is at [`order::look_path`]. A
+/// keeper that does not know this signal, or the next, ignores it.
+pub(super) const LOOK_REQUEST: Signal = Signal::SIGURG;
+/// Asks the same to ask its child for its stacks.
+pub(super) const STACKS_REQUEST: Signal = Signal::SIGWINCH;
 
 /// Has such a child live its life, tells when it was started, and says how it ended when nothing of it is left:
 /// [`super::cage::keeping::keep`], which needs this file.
@@ -174,28 +59,6 @@ const SHELL_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 /// Between two tries to write to a full disk.
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
 
-pub(crate) fn claim_path(dir: &Path, launch: u32) -> PathBuf {
-    dir.join(format!("claim-{launch}.json"))
-}
-
-pub(crate) fn exit_path(dir: &Path, launch: u32) -> PathBuf {
-    dir.join(format!("exit-{launch}.json"))
-}
-
-/// Writes a claim if there is none yet: whole, and only one of several that try.
-pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bool> {
-    use std::io::Write as _;
-    let aside = dir.join(format!("claim-{launch}.{}", std::process::id()));
-    files::make(&aside)?.write_all(&serde_json::to_vec(claim)?)?;
-    let linked = fs::hard_link(&aside, claim_path(dir, launch));
-    fs::remove_file(&aside)?;
-    match linked {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
 /// The keeper's whole life. Returns when the child and all its descendants are gone.
 pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
     let (dir, launch) = (order.dir.as_path(), order.launch);
@@ -207,6 +70,8 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
         Signal::SIGINT,
         Signal::SIGHUP,
         KILL_REQUEST,
+        LOOK_REQUEST,
+        STACKS_REQUEST,
     ] {
         signals.add(each);
     }
@@ -217,8 +82,7 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
     set_name(c"marquee-keeper")?;
     // What a child leaves behind comes to its keeper, and so is found whatever it does to its session.
     set_child_subreaper(true)?;
-    // Whole, or the daemon died over it and will start another one.
-    let mut child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
+    let mut child = ChildOrder::read(io::stdin().lock())?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
@@ -226,6 +90,7 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
         keeper,
         child: None,
         cgroup: order.cgroup.clone(),
+        is_caged: child.cage.is_some(),
     };
     // The claim before the child: a daemon that comes meanwhile either finds the claim, or fences this keeper
     // off with one.
@@ -241,6 +106,8 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
             own: child,
             work_dir: std::env::current_dir()?,
             cgroup: order.cgroup.clone().context("a cage needs a cgroup")?,
+            events: order.events.then(|| channel(dir)).transpose()?,
+            answer: look_path(dir, launch),
         };
         let exit = keep_caged(&cage, born, &ends, &mut |child| {
             let claim = Claim {
@@ -322,85 +189,6 @@ fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
             kill_all(None);
         }
     }
-}
-
-/// Starts the child from a thread of its own, whose mask alone is lifted, and which alone is behind the fence: a child
-/// inherits both of the thread that starts it. With TERM blocked it could never be told to stop.
-pub(super) fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
-    let ChildOrder { env, fence, .. } = own;
-    let (program, arguments) = order
-        .argv
-        .split_first()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
-    let mut command = Command::new(found_in_path(program, &env).unwrap_or_else(|| program.into()));
-    command
-        .args(arguments)
-        .arg0(program)
-        .env_clear()
-        .envs(env)
-        .stdin(Stdio::null());
-    let channel = order.events.then(|| channel(&order.dir)).transpose()?;
-    if let Some(channel) = &channel {
-        command.env(EVENTS_FD, channel.as_raw_fd().to_string());
-    }
-    let spawn = || -> io::Result<i32> {
-        blocked.thread_unblock()?;
-        if !order.cgroup.as_deref().is_some_and(cgroup::counts_tasks) {
-            leave_tasks_to_others()?;
-        }
-        if let Some(fence) = &fence {
-            // A kernel without Landlock is named by the doctor, and is no reason not to work.
-            fence.raise()?;
-        }
-        let child = command.spawn()?;
-        i32::try_from(child.id()).map_err(io::Error::other)
-    };
-    std::thread::scope(|scope| scope.spawn(spawn).join())
-        .map_err(|_| io::Error::other("the thread that starts the child panicked"))?
-}
-
-/// Where no cgroup counts a child's processes, their account is bound for the child and all that it starts: a program
-/// that forks without end then stops at half of what the host has, and one can still log in. It does not bind root.
-fn leave_tasks_to_others() -> io::Result<()> {
-    let host = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
-    let most = host
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-    let Some(half) = most.min().map(|most| most / 2) else {
-        return Ok(());
-    };
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
-    if half < soft {
-        setrlimit(Resource::RLIMIT_NPROC, half, half.min(hard))?;
-    }
-    Ok(())
-}
-
-/// Where in the child's `PATH` its program lies. The standard library then starts it without copying this process
-/// first, which costs more than all else that a keeper does. None: it is left to the library to find it, which also
-/// knows what to do with a text that says no interpreter, and what to say of one that cannot be found.
-fn found_in_path(program: &OsStr, env: &[(OsString, OsString)]) -> Option<PathBuf> {
-    const KNOWN_STARTS: [&[u8]; 2] = [b"\x7fELF", b"#!"];
-    if program.is_empty() || program.as_bytes().contains(&b'/') {
-        return None;
-    }
-    let (_, path) = env.iter().find(|(name, _)| name == "PATH")?;
-    let named = std::env::split_paths(path).map(|folder| folder.join(program));
-    // The first that may be run is the one: what stands behind it is never looked at.
-    let found = named
-        .into_iter()
-        .find(|path| access(path.as_path(), AccessFlags::X_OK).is_ok() && path.is_file())?;
-    let mut start = [0; 4];
-    File::open(&found).ok()?.read_exact(&mut start).ok()?;
-    (found.is_absolute() && KNOWN_STARTS.iter().any(|known| start.starts_with(known)))
-        .then_some(found)
-}
-
-/// The file of the child's events, open for it to inherit.
-fn channel(dir: &Path) -> io::Result<File> {
-    let file = files::open_append(&events_path(dir))?;
-    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    Ok(file)
 }
 
 /// Reaps all that ends until `child` does.
@@ -508,84 +296,6 @@ pub(super) fn kill_all(cgroup: Option<&Path>) {
     }
     for pid in proc::below(&[Pid::this().as_raw()], &proc::running()) {
         signal(pid, Signal::SIGKILL);
-    }
-}
-
-#[cfg(test)]
-mod orders {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn a_keeper_reads_the_order_that_the_daemon_wrote_whatever_is_in_it() {
-        let plain = Keep {
-            dir: "/d/17-1-0".into(),
-            launch: 3,
-            events: false,
-            cgroup: None,
-            argv: vec!["true".into()],
-        };
-        let odd = Keep {
-            dir: OsStr::from_bytes(b"/d\xff/--").into(),
-            launch: u32::MAX,
-            events: true,
-            cgroup: Some("--events".into()),
-            argv: ["--", "--cgroup", "", "keep"].map(OsString::from).into(),
-        };
-        for order in [plain, odd] {
-            assert_eq!(Keep::read(order.words()).unwrap(), order);
-        }
-        let wrong = [
-            "",
-            "/d",
-            "/d x -- true",
-            "/d 1 --events",
-            "/d 1 --cgroup",
-            "/d 1 --",
-            "/d 1 --wrong -- true",
-        ];
-        for line in wrong {
-            let words = line.split_whitespace().map(OsString::from);
-            assert!(Keep::read(words).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_program_is_found_where_the_childs_path_says_and_nowhere_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |folder: &str, text: &str, mode| {
-            let path = dir.path().join(folder).join("tool");
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        };
-        put("closed", "#!/bin/sh\n", 0o600);
-        put("first", "#!/bin/sh\n", 0o700);
-        put("second", "#!/bin/sh\n", 0o700);
-        put("text", "echo no interpreter\n", 0o700);
-        std::fs::create_dir_all(dir.path().join("folder/tool")).unwrap();
-        let find = |program: &str, folders: &[&str]| {
-            let path = std::env::join_paths(folders.iter().map(|folder| dir.path().join(folder)));
-            let env = vec![("PATH".into(), path.unwrap())];
-            found_in_path(OsStr::new(program), &env)
-        };
-        let first = Some(dir.path().join("first/tool"));
-        assert_eq!(
-            find("tool", &["none", "closed", "folder", "first", "second"]),
-            first
-        );
-        // The library's to find, or to say why not.
-        assert_eq!(find("tool", &["none"]), None);
-        assert_eq!(
-            find("tool", &["text", "first"]),
-            None,
-            "the first is the one"
-        );
-        assert_eq!(find("/bin/true", &["first"]), None);
-        assert_eq!(find("", &["first"]), None);
-        assert_eq!(found_in_path(OsStr::new("tool"), &[]), None);
-        let relative = vec![("PATH".into(), ".:bin".into())];
-        assert_eq!(found_in_path(OsStr::new("tool"), &relative), None);
     }
 }
 

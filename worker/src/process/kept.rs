@@ -23,7 +23,7 @@ use tracing::warn;
 use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
 use super::inside::{self, Inside};
-use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep};
+use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep, LOOK_REQUEST, STACKS_REQUEST};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
 };
@@ -37,6 +37,9 @@ use crate::{files, proc};
 const LOOK_WHEN_TOLD: Duration = Duration::from_secs(1);
 /// How often to look where it does not: short enough for a live log.
 const LOOK_WHEN_NOT: Duration = Duration::from_millis(100);
+/// How long a look into a child of another account may take, and how often it is asked whether it is done.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+const ANSWER_LOOK: Duration = Duration::from_millis(50);
 
 /// Starts each child behind a keeper, a process that outlives the daemon.
 #[derive(Debug)]
@@ -151,6 +154,7 @@ impl Launcher for Keepers {
             keeper: None,
             spawned: child.id().and_then(|pid| i32::try_from(pid).ok()),
             child: None,
+            is_caged: launch.cage.is_some(),
             cgroup: order.cgroup,
             departure: Departure::Own(Box::new(child)),
             watch,
@@ -172,6 +176,7 @@ impl Launcher for Keepers {
             keeper: found.keeper,
             spawned: None,
             child: None,
+            is_caged: found.is_caged,
             cgroup: found.cgroup,
             departure: found.keeper.map_or(Departure::Past, Departure::of),
             watch: self.watch(dir),
@@ -190,6 +195,8 @@ struct Kept {
     /// The keeper's id as the parent knows it, until the claim says it with the start time.
     spawned: Option<i32>,
     child: Option<i32>,
+    /// It runs under another account: the kernel shows nothing of it to this one, and passes on no signal.
+    is_caged: bool,
     cgroup: Option<PathBuf>,
     /// Of the keeper: to leave an exit file is the last thing it does.
     departure: Departure,
@@ -300,16 +307,45 @@ impl Child for Kept {
     }
 
     fn is_held_up(&self) -> bool {
-        self.living().is_some_and(inside::is_held_up)
+        let Some(child) = self.living() else {
+            return false;
+        };
+        if !self.is_caged {
+            return inside::is_held_up(child);
+        }
+        // As of the last question; this one is answered by the next.
+        let was_held_up = self.answer().is_some_and(|inside| inside.is_held_up);
+        self.ask(LOOK_REQUEST);
+        was_held_up
     }
 
-    fn look_inside(&self) -> Option<Inside> {
-        inside::look(self.living()?)
+    fn look_inside(&self) -> BoxFuture<'_, Option<Inside>> {
+        async {
+            let child = self.living()?;
+            if !self.is_caged {
+                return inside::look(child);
+            }
+            // An earlier answer would be taken for this one.
+            let _not_there = std::fs::remove_file(self.answer_path());
+            self.ask(LOOK_REQUEST);
+            let answered = async {
+                loop {
+                    tokio::time::sleep(ANSWER_LOOK).await;
+                    if let Some(inside) = self.answer() {
+                        return inside;
+                    }
+                }
+            };
+            tokio::time::timeout(ANSWER_MAX, answered).await.ok()
+        }
+        .boxed()
     }
 
     fn ask_for_stacks(&self) {
-        if let Some(pid) = self.living() {
-            signal(pid, Signal::SIGUSR2);
+        match self.living() {
+            Some(_) if self.is_caged => self.ask(STACKS_REQUEST),
+            Some(pid) => signal(pid, Signal::SIGUSR2),
+            None => {}
         }
     }
 
@@ -360,6 +396,24 @@ impl Kept {
         self.child
     }
 
+    fn ask(&self, request: Signal) {
+        if let Some(keeper) = self.keeper_pid() {
+            signal(keeper, request);
+        }
+    }
+
+    fn answer_path(&self) -> PathBuf {
+        keeper::look_path(&self.dir, self.launch)
+    }
+
+    /// What the keeper was told last of a child under another account.
+    fn answer(&self) -> Option<Inside> {
+        files::read_json::<Option<Inside>>(&self.answer_path())
+            .ok()
+            .flatten()
+            .flatten()
+    }
+
     /// What a claim says first stands.
     fn learn(&mut self, claim: Option<Claim>) {
         let Some(claim) = claim else { return };
@@ -381,6 +435,7 @@ struct Found {
     /// Living or not; None where the claim cannot be read any more.
     keeper: Option<ProcessId>,
     cgroup: Option<PathBuf>,
+    is_caged: bool,
 }
 
 /// The launch in `dir`; one without a claim is fenced off.
@@ -391,6 +446,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
             Claim {
                 keeper: Some(keeper),
                 cgroup,
+                is_caged,
                 ..
             },
         ))) => {
@@ -398,6 +454,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
                 launch,
                 keeper: Some(keeper),
                 cgroup,
+                is_caged,
             }));
         }
         Ok(Some((launch, Claim { keeper: None, .. }))) => launch + 1,
@@ -409,6 +466,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
                 launch: 1,
                 keeper: None,
                 cgroup: None,
+                is_caged: false,
             }));
         }
     };
@@ -416,6 +474,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
         keeper: None,
         child: None,
         cgroup: None,
+        is_caged: false,
     };
     if keeper::try_claim(dir, next, &fence)? {
         return Ok(None);

@@ -68,14 +68,16 @@ pub trait Child: Debug + Send + Sync {
     /// What is left of it, as far as the kernel tells. Looks at every process of the host.
     fn survivors(&self) -> Vec<i32>;
 
-    /// Whether a signal holds it up. One that knows no signals is never held up.
+    /// Whether a signal holds it up, as far as is known by now: the next look may know better. One that knows no signals is
+    /// never held up.
     fn is_held_up(&self) -> bool {
         false
     }
 
-    /// What its processes are at. None where nobody can tell. May block.
-    fn look_inside(&self) -> Option<Inside> {
-        None
+    /// What its processes are at. None where nobody can tell. Looks at its processes without waiting, or waits seconds
+    /// for who can look.
+    fn look_inside(&self) -> BoxFuture<'_, Option<Inside>> {
+        Box::pin(std::future::ready(None))
     }
 
     /// Asks it for its stacks, of which [`marquee_domain::pulse`] tells.

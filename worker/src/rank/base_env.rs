@@ -12,6 +12,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::spec::{JobSpec, Source, Work};
 
+use super::handed::Handed;
 use crate::secrets::Grant;
 
 /// What every child gets of the worker's environment: where programs and libraries are, whose they run as,
@@ -101,6 +102,7 @@ impl BaseEnv {
     pub fn for_child(
         &self,
         spec: &JobSpec,
+        handed: &Handed,
         contract: BTreeMap<String, String>,
     ) -> Result<BTreeMap<OsString, OsString>, Failure> {
         let mut env = match &spec.work {
@@ -118,6 +120,7 @@ impl BaseEnv {
                     )?;
                     env.insert(name.into(), value);
                 }
+                env.extend(handed.variables());
                 env
             }
             Work::Fetch(settings) => {
@@ -128,13 +131,17 @@ impl BaseEnv {
                     ..
                 } = &settings.source
                 {
-                    let value = self.secret(
-                        spec,
-                        name,
-                        &self.for_fetches,
-                        "credential_env",
-                        "fetch_secrets",
-                    )?;
+                    // What the coordinator keeps for the job goes before what the host has.
+                    let value = match handed.get(name) {
+                        Some(value) => value.clone(),
+                        None => self.secret(
+                            spec,
+                            name,
+                            &self.for_fetches,
+                            "credential_env",
+                            "fetch_secrets",
+                        )?,
+                    };
                     env.insert(name.into(), value);
                 }
                 env

@@ -2,6 +2,7 @@
 //! it is.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -46,7 +47,7 @@ impl RankTask {
             }
         }
         // The path is the child's word: nothing is stored or removed for it that lies elsewhere.
-        let is_in_place = newest.path.parent() == Some(&self.rank.dir.checkpoints());
+        let is_in_place = is_folder_of(&self.rank.dir.checkpoints(), &newest.path);
         if !is_first || !is_in_place {
             let why =
                 "only the first rank makes checkpoints, in a folder of its own in \"checkpoints\"";
@@ -92,7 +93,7 @@ impl RankTask {
         if !self.try_spool(body.into_iter().collect(), change).await {
             return false;
         }
-        if checkpoint.path.parent() == Some(&self.rank.dir.checkpoints()) {
+        if is_folder_of(&self.rank.dir.checkpoints(), &checkpoint.path) {
             let path = checkpoint.path.clone();
             let removed = blocking(move || remove::all(&path)).await;
             if let Err(error) = removed.map_err(io::Error::other).flatten() {
@@ -146,6 +147,36 @@ impl RankTask {
         tokio::select! {
             () = all => {}
             () = out_of_time => warn!(rank = %self.rank.key, "stopped before all checkpoints were stored"),
+        }
+    }
+}
+
+/// Whether `path` names a folder of its own right below `checkpoints`.
+fn is_folder_of(checkpoints: &Path, path: &Path) -> bool {
+    // Of `checkpoints/..`, too, the parent is `checkpoints`; it has no name of its own.
+    path.parent() == Some(checkpoints) && path.file_name().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_a_folder_right_below_that_of_checkpoints() {
+        let checkpoints = Path::new("/data/attempts/1-1-0/checkpoints");
+        let is_one = |path: &str| is_folder_of(checkpoints, &checkpoints.join(path));
+        assert!(is_one("step-5"));
+        assert!(is_one("step-5/"));
+        for other in [
+            "",
+            ".",
+            "..",
+            "step-5/..",
+            "a/b",
+            "../checkpoints/..",
+            "/etc",
+        ] {
+            assert!(!is_one(other), "{other}");
         }
     }
 }

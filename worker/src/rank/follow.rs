@@ -18,12 +18,12 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::checkpoints::Upload;
+use super::classify::STDERR_TAIL_BYTES;
 use super::events;
 use super::output::{Output, Read};
-use super::pump::Stdout;
+use super::pump::{Cursor, Stdout};
 use super::stall::Watched;
 use super::task::{DISK_RETRY, Interrupt, RankTask, Unsaid, program};
-use super::verdict::STDERR_TAIL_BYTES;
 use super::{StopCause, StopOrder};
 use crate::blocking::blocking;
 use crate::files;
@@ -267,6 +267,18 @@ impl RankTask {
             let spool = self.rank.spool();
             let is_started = spool.state() >= RankState::Running;
             if !gone && is_started && output.ends_at(spool.cursor()) {
+                return Read::All;
+            }
+            // One that has ended without a word: there is nothing to read.
+            let silent = Cursor::default();
+            if gone && *spool.cursor() == silent && output.ends_at(&silent) {
+                let started = pid
+                    .filter(|_| !is_started)
+                    .map(|pid| Body::Started(v1::RankStarted { pid }));
+                *unsaid = Unsaid {
+                    bodies: started.into_iter().collect(),
+                    cursor: Some(silent),
+                };
                 return Read::All;
             }
         }

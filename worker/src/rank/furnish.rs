@@ -1,6 +1,7 @@
 //! What a rank under another account is given: folders of its own, its inputs within its folder, a home.
 //!
-//! Inputs are links to the files of the cache, which stays closed: whoever has the rank's folder has them, whoever else
+//! A program of ours (`marquee-prep`, `marquee-trainer`) is read while it runs: what it makes is open to whoever gets to
+//! its folders, which are the worker and the account itself. Inputs are links to the files of the cache, which stays closed: whoever has the rank's folder has them, whoever else
 //! knows their names has not. They belong to the worker, so that no job changes what others read.
 
 use std::collections::BTreeMap;
@@ -10,15 +11,17 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use marquee_domain::RankKey;
 use marquee_domain::artifact::Manifest;
 use marquee_domain::project::ProjectName;
+use marquee_domain::spec::JobKind;
 
-use super::RankDir;
+use super::{Assignment, RankDir};
 use crate::cages::Cages;
 use crate::fault::at;
 use crate::files;
-use crate::process::cage::{Cage, job_user};
-use crate::process::launcher::{stderr_path, stdout_path};
+use crate::process::cage::{Cage, job_user, open_to_change};
+use crate::process::launcher::{events_path, stderr_path, stdout_path};
 
 /// For everybody who gets there.
 const FOLDER: u32 = 0o755;
@@ -39,25 +42,81 @@ pub(super) fn furnish(
     cages: &Cages,
     project: &ProjectName,
     dir: &RankDir,
+    kind: JobKind,
+    key: RankKey,
 ) -> io::Result<Furnished> {
     let user = cages.user_of(project)?;
     let home = cages.home(user)?;
-    let left = vec![dir.work(), dir.output(), dir.tmp()];
+    let mut left = vec![dir.work(), dir.output(), dir.tmp()];
+    match kind {
+        JobKind::Command => {}
+        JobKind::Fetch | JobKind::Preprocess => left.extend([dir.checkpoints(), dir.rate()]),
+        JobKind::Train | JobKind::Eval => {
+            left.extend([dir.checkpoints(), dir.rate(), dir.pulse()]);
+        }
+    }
+    // A daemon of before may have prepared the rank, for its own account.
+    for folder in left.iter().filter(|folder| !folder.is_dir()) {
+        files::make_new_folder(folder)?;
+    }
     let mut owned = left.clone();
+    if kind == JobKind::Fetch {
+        owned.push(scratch(dir, key)?);
+    }
     // A script that writes to /dev/stderr opens the file behind it.
     owned.extend([
         home.clone(),
         stdout_path(dir.path()),
         stderr_path(dir.path()),
     ]);
+    if kind != JobKind::Command {
+        // Its channel, which it opens once more by its number.
+        owned.push(events_path(dir.path()));
+    }
     let cage = Cage {
         socket: cages.socket().to_owned(),
         user,
         entered: vec![dir.path().to_owned()],
         owned,
         left,
+        is_open: kind != JobKind::Command,
     };
     Ok(Furnished { cage, home })
+}
+
+/// Of what a job's rendezvous store needs, which is less.
+pub(super) fn furnish_store(
+    cages: &Cages,
+    project: &ProjectName,
+    dir: &RankDir,
+) -> io::Result<Furnished> {
+    let user = cages.user_of(project)?;
+    let store = dir.store();
+    let cage = Cage {
+        socket: cages.socket().to_owned(),
+        user,
+        entered: vec![dir.path().to_owned(), store.clone()],
+        owned: vec![stdout_path(&store), stderr_path(&store)],
+        left: Vec::new(),
+        is_open: false,
+    };
+    let home = cages.home(user)?;
+    Ok(Furnished { cage, home })
+}
+
+/// What attempts at a fetch share. One that was made under the worker's account is opened: nobody else gets there.
+fn scratch(dir: &RankDir, key: RankKey) -> io::Result<PathBuf> {
+    let scratch = dir.scratch(key);
+    files::make_folder(&scratch)?;
+    if !is_given(&scratch) {
+        open_to_change(&scratch)?;
+    }
+    Ok(scratch)
+}
+
+/// Whether a folder was given to a job's account once.
+pub(super) fn is_given(folder: &Path) -> bool {
+    fs::symlink_metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o070 != 0)
 }
 
 impl Furnished {
@@ -94,23 +153,38 @@ pub(super) fn places(
     folders.keys().enumerate().map(place).collect()
 }
 
-/// Links the inputs there.
+/// Where the checkpoint is from which such a rank goes on.
+pub(super) fn checkpoint(dir: &RankDir) -> PathBuf {
+    dir.inputs().join("checkpoint")
+}
+
+/// Links the inputs and the checkpoint there.
 pub(super) fn link(
     dir: &RankDir,
-    manifests: &BTreeMap<String, Manifest>,
+    assignment: &Assignment,
     cached: &BTreeMap<String, PathBuf>,
+    resume: Option<&Path>,
 ) -> io::Result<()> {
     let places = places(dir, cached);
+    let input = |(name, from): (&String, &PathBuf)| {
+        let to = places.get(name)?.clone();
+        Some((to, from.clone(), assignment.inputs.get(name)?))
+    };
+    let mut all: Vec<(PathBuf, PathBuf, &Manifest)> = cached.iter().filter_map(input).collect();
+    if let (Some(from), Some(resume)) = (resume, &assignment.resume) {
+        all.push((checkpoint(dir), from.to_owned(), &resume.manifest));
+    }
+    // Anew: a daemon that was killed half way has left some of the links, and `hard_link` takes no
+    // name that is there.
     files::make_new_folder(&dir.inputs())?;
     set_mode(&dir.inputs(), FOLDER)?;
-    for (name, from) in cached {
-        let (Some(to), Some(manifest)) = (places.get(name), manifests.get(name)) else {
-            continue;
-        };
-        make(to)?;
+    for (to, from, manifest) in all {
+        make(&to)?;
         for file in &manifest.files {
             let (from, to) = (from.join(&file.path), to.join(&file.path));
             make_above(&to, &dir.inputs())?;
+            // A link shares its file's mode, so that the cache's own file is opened as well; nobody
+            // gets to that one but through the cache's folder, which stays closed.
             set_mode(&from, FILE | executable_bits(&from)?)?;
             fs::hard_link(&from, &to).map_err(|e| at(&to, e))?;
         }
@@ -153,9 +227,10 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use marquee_domain::RankKey;
     use marquee_domain::artifact::FileEntry;
+    use marquee_proto::v1;
 
+    use super::super::Resume;
     use super::*;
 
     #[test]
@@ -178,11 +253,22 @@ mod tests {
             empty_folders: vec!["e/f".to_owned()],
         };
         fs::set_permissions(cached.join("d"), Permissions::from_mode(0o700)).unwrap();
+        let newest = place.path().join("newest");
+        fs::create_dir_all(&newest).unwrap();
+        fs::write(newest.join("state"), "step").unwrap();
         let cached = BTreeMap::from([("odd/name".to_owned(), cached)]);
-        let manifests = BTreeMap::from([("odd/name".to_owned(), manifest)]);
+        let mut assignment = Assignment::from_wire(v1::Assign::default());
+        assignment.inputs.insert("odd/name".to_owned(), manifest);
+        let manifest = Manifest {
+            files: vec![file("state")],
+            executables: Vec::new(),
+            empty_folders: Vec::new(),
+        };
+        assignment.resume = Some(Resume { step: 3, manifest });
         // Twice, as after a daemon that was killed half-way.
-        link(&dir, &manifests, &cached).unwrap();
-        link(&dir, &manifests, &cached).unwrap();
+        link(&dir, &assignment, &cached, Some(&newest)).unwrap();
+        link(&dir, &assignment, &cached, Some(&newest)).unwrap();
+        assert_eq!(fs::read(checkpoint(&dir).join("state")).unwrap(), b"step");
         let there = &places(&dir, &cached)["odd/name"];
         assert_eq!(fs::read(there.join("a/b/c")).unwrap(), b"data");
         let mode =

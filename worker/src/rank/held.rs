@@ -9,9 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use marquee_domain::env::Clock;
 use marquee_domain::failure::Failure;
+use marquee_domain::ids::WorkerId;
 use marquee_domain::job::RankState;
 use marquee_domain::rate::RateShare;
-use marquee_domain::spec::{JobSpec, OnDisconnect};
+use marquee_domain::spec::{JobKind, JobSpec, OnDisconnect};
 use marquee_domain::{BootId, FailureClass, RankKey};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Host {
     pub config: Config,
+    pub worker_id: WorkerId,
     pub boot: BootId,
     pub inventory: Inventory,
     pub gpus: Gpus,
@@ -55,7 +57,7 @@ pub struct Host {
     pub lease: Lease,
     /// Where children are.
     pub occupied: Occupied,
-    /// Under whose accounts command jobs run. None: this worker's own.
+    /// Under whose accounts jobs run. None: this worker's own.
     pub cages: Option<Cages>,
     /// The daemon before this one ended in order, in another boot: what it held ended with its host's.
     pub host_was_stopped: bool,
@@ -69,6 +71,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Under whose accounts jobs of this kind run. None: this worker's own.
+    #[must_use]
+    pub fn cages_for(&self, kind: JobKind) -> Option<&Cages> {
+        self.cages.as_ref().filter(|cages| cages.are_for(kind))
+    }
+
     /// Folder of the folders of all held ranks.
     #[must_use]
     pub fn attempts(&self) -> PathBuf {
@@ -82,6 +90,8 @@ pub struct HeldRank {
     pub key: RankKey,
     pub dir: RankDir,
     pub assignment: Assignment,
+    /// What the assignment's spec says, or why it cannot be read.
+    pub spec: Result<Arc<JobSpec>, String>,
     /// The boot in which it was assigned.
     pub boot: BootId,
     /// This daemon accepted it: no earlier one can have started its child.
@@ -114,7 +124,7 @@ impl HeldRank {
             assignment,
         };
         // Last, so that it makes the spool's entry durable too.
-        durable::write_first(&dir.rank_file(), &serde_json::to_vec_pretty(&file)?)?;
+        durable::write_first(&dir.rank_file(), &serde_json::to_vec(&file)?)?;
         Ok(Self::new(host, dir, file, spool, true))
     }
 
@@ -165,16 +175,19 @@ impl HeldRank {
             .assignment
             .artifacts()
             .map(|manifest| host.cache.pin(manifest.digest()));
-        // One whose spec cannot be read never runs.
         let spec = serde_json::from_str::<JobSpec>(&file.assignment.spec_json);
-        let stops_with_lease =
-            spec.is_ok_and(|spec| spec.watch.on_disconnect == OnDisconnect::Stop);
+        let spec = spec.map(Arc::new).map_err(|error| error.to_string());
+        // One whose spec cannot be read never runs.
+        let stops_with_lease = spec
+            .as_ref()
+            .is_ok_and(|spec| spec.watch.on_disconnect == OnDisconnect::Stop);
         Self {
             key: file.assignment.key,
             spool: Mutex::new(spool),
             orders: watch::Sender::new(file.orders),
             pins: Mutex::new(pins.collect()),
             assignment: file.assignment,
+            spec,
             boot: file.boot,
             is_new,
             refusal: None,

@@ -14,13 +14,13 @@ use marquee_proto::v1::report::Body;
 use serde_json::Value;
 use tracing::{info, warn};
 
+use super::classify::{Ending, judge};
 use super::environment::ChildPlan;
 use super::furnish;
 use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
 use super::stall::Watched;
 use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
-use super::verdict::{Ending, judge};
 use super::walls::Walls;
 use super::{StartOrder, StopCause, StopOrder};
 use crate::blocking::blocking;
@@ -136,7 +136,7 @@ impl RankTask {
         let env = self.host.base_env.own();
         let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
         let of_walls = Walls::of(&self.host.config, home).hint();
-        let is_caged = kind == JobKind::Command && self.host.cages.is_some();
+        let is_caged = self.host.cages_for(kind).is_some();
         of_walls
             .filter(|_| fence::version().is_some())
             .or_else(|| is_caged.then_some(furnish::HINT))
@@ -221,13 +221,16 @@ impl RankTask {
             Some(rendezvous) => rendezvous,
             None => self.alone().map_err(fault)?,
         };
-        // Whose code it is: ours runs as ever.
-        let is_strangers = spec.work.kind() == JobKind::Command;
-        let cages = self.host.cages.as_ref().filter(|_| is_strangers);
-        let cached = inputs.folders;
-        let folders = match cages {
-            Some(_) => furnish::places(&self.rank.dir, &cached),
-            None => cached.clone(),
+        let kind = spec.work.kind();
+        let (cached, cached_resume) = (inputs.folders, inputs.resume);
+        let (folders, resume) = match self.host.cages_for(kind) {
+            Some(_) => (
+                furnish::places(&self.rank.dir, &cached),
+                cached_resume
+                    .is_some()
+                    .then(|| furnish::checkpoint(&self.rank.dir)),
+            ),
+            None => (cached.clone(), cached_resume.clone()),
         };
         let plan = ChildPlan {
             assignment: &self.rank.assignment,
@@ -236,28 +239,36 @@ impl RankTask {
             dir: &self.rank.dir,
             bin_dir: &self.host.config.bin_dir,
             inputs: folders.clone(),
-            resume: inputs.resume,
+            resume,
             rendezvous,
             standby: start.standby,
         };
         let (child_spec, argv) = (plan.child_spec(), plan.argv());
         let has_channel = child_spec.is_some();
-        let env = self.host.base_env.for_child(spec, plan.variables());
+        let handed = self.unless_stopped(self.take_secrets(spec)).await?;
+        let env = self
+            .host
+            .base_env
+            .for_child(spec, &handed, plan.variables());
         let mut env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
         let project = spec.sharing.project.clone();
         let start = move || {
-            let cages = host.cages.as_ref().filter(|_| is_strangers);
-            let caged = cages
-                .map(|cages| furnish::furnish(cages, &project, &rank.dir))
+            let caged = host
+                .cages_for(kind)
+                .map(|cages| {
+                    furnish::furnish(cages, &project, &rank.dir, kind, rank.assignment.key)
+                })
                 .transpose()?;
             if let Some(caged) = &caged {
                 durable::replace_json(&rank.dir.cage(), &caged.cage)?;
-                furnish::link(&rank.dir, &rank.assignment.inputs, &cached)?;
+                let resume = cached_resume.as_deref();
+                furnish::link(&rank.dir, &rank.assignment, &cached, resume)?;
                 caged.name(&host.base_env.own(), &mut env);
             }
-            let fence = if is_strangers {
+            // Whose code it is: ours runs as ever, unless it shares an account with strangers'.
+            let fence = if kind == JobKind::Command || caged.is_some() {
                 let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
                 let walls = Walls::of(&host.config, home);
                 let own_home = caged.as_ref().map(|caged| caged.home.as_path());
@@ -265,6 +276,7 @@ impl RankTask {
                     &host.config.data_dir,
                     &rank.dir,
                     &folders,
+                    caged.as_ref().map(|caged| &caged.cage),
                     own_home,
                     &mut env,
                 )?
@@ -272,7 +284,7 @@ impl RankTask {
                 None
             };
             if let Some(child_spec) = child_spec {
-                durable::replace_json(&rank.dir.spec(), &child_spec)?;
+                durable::replace_json_for_child(&rank.dir.spec(), &child_spec)?;
             }
             host.env.launcher.start(&Launch {
                 dir: rank.dir.path(),

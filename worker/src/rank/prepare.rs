@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::task::{Interrupt, RankTask, disk_fault, local_fault};
-use super::temporary;
+use super::{furnish, temporary};
 use crate::cache::CacheError;
 use crate::fault::is_full;
 use crate::process::launcher::{Child, Launch, Status, stderr_path, stdout_path};
@@ -97,8 +97,13 @@ impl RankTask {
     pub(super) fn make_folders(&self, kind: JobKind) -> Result<(), Interrupt> {
         if kind == JobKind::Fetch {
             let scratch = self.rank.dir.scratch(self.rank.key);
-            files::make_folder(&scratch)
-                .map_err(|e| disk_fault("the scratch folder cannot be made", &e))?;
+            // What another account has made may lead anywhere: it is none of ours to go on from.
+            let is_others = furnish::is_given(&scratch);
+            let make = match self.host.cages_for(kind) {
+                None if is_others => files::make_new_folder,
+                Some(_) | None => files::make_folder,
+            };
+            make(&scratch).map_err(|e| disk_fault("the scratch folder cannot be made", &e))?;
             sweep_scratch(&scratch, SystemTime::from(self.host.env.clock.now()));
         }
         let dir = &self.rank.dir;
@@ -114,7 +119,12 @@ impl RankTask {
             files::make_new_folder(&folder)
                 .map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
         }
-        let is_caged = kind == JobKind::Command && self.host.cages.is_some();
+        let is_caged = self.host.cages_for(kind).is_some();
+        if is_caged && matches!(kind, JobKind::Train | JobKind::Eval) {
+            // Before its place in the environment is asked for.
+            files::make_new_folder(&dir.pulse())
+                .map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
+        }
         // The other place for it is the worker's own /tmp, where no other account comes.
         let made = if is_caged {
             files::make_new_folder(&dir.tmp())
@@ -134,7 +144,7 @@ impl RankTask {
             return Ok(None);
         }
         match kind {
-            JobKind::Train | JobKind::Eval => self.start_store().await.map(Some),
+            JobKind::Train | JobKind::Eval => self.start_store(kind).await.map(Some),
             // Rank 0's own program will listen, as under torchrun.
             JobKind::Command | JobKind::Fetch | JobKind::Preprocess => {
                 let host = self.host.inventory.address.clone();
@@ -149,7 +159,8 @@ impl RankTask {
     }
 
     /// Starts the store in a process of its own: it outlives every rank, and the daemon.
-    async fn start_store(&self) -> Result<Rendezvous, Interrupt> {
+    async fn start_store(&self, kind: JobKind) -> Result<Rendezvous, Interrupt> {
+        let project = self.spec()?.sharing.project.clone();
         let dir = self.rank.dir.store();
         let fault =
             |e: io::Error| local_fault(&format!("the rendezvous store cannot be started: {e}"));
@@ -157,26 +168,39 @@ impl RankTask {
         let launcher = &self.host.env.launcher;
         let mut store = match launcher.adopt(&dir).map_err(fault)? {
             Some(store) => store,
-            None => launcher
-                .start(&Launch {
-                    dir: &dir,
-                    work_dir: &dir,
-                    argv: vec![
-                        self.host.config.bin_dir.join("marquee-trainer").into(),
-                        "store".into(),
-                        "--host".into(),
-                        self.host.inventory.address.clone().into(),
-                        // The system chooses: a port that was free a moment ago may be taken.
-                        "--port".into(),
-                        "0".into(),
-                    ],
-                    env: self.host.base_env.own(),
-                    events: false,
-                    fence: None,
-                    cage: None,
-                    tasks_max: self.host.config.tasks_max,
-                })
-                .map_err(fault)?,
+            None => {
+                // It listens to the job's ranks, and is no safer from them than they are from each other.
+                let caged = self
+                    .host
+                    .cages_for(kind)
+                    .map(|cages| furnish::furnish_store(cages, &project, &self.rank.dir))
+                    .transpose()
+                    .map_err(fault)?;
+                let mut env = self.host.base_env.own();
+                if let Some(caged) = &caged {
+                    caged.name(&self.host.base_env.own(), &mut env);
+                }
+                launcher
+                    .start(&Launch {
+                        dir: &dir,
+                        work_dir: &dir,
+                        argv: vec![
+                            self.host.config.bin_dir.join("marquee-trainer").into(),
+                            "store".into(),
+                            "--host".into(),
+                            self.host.inventory.address.clone().into(),
+                            // The system chooses: a port that was free a moment ago may be taken.
+                            "--port".into(),
+                            "0".into(),
+                        ],
+                        env,
+                        events: false,
+                        fence: None,
+                        cage: caged.map(|caged| caged.cage),
+                        tasks_max: self.host.config.tasks_max,
+                    })
+                    .map_err(fault)?
+            }
         };
         let listening = async {
             loop {

@@ -36,7 +36,7 @@ pub fn of(folder: &Path, now_ms: u64) -> Option<v1::RateUse> {
 /// Puts a share where the child finds it, whole. It need not survive the machine.
 pub fn give(folder: &Path, share: &RateShare) -> io::Result<()> {
     let file = folder.join(SHARE_FILE);
-    durable::replace_json(&file, share)
+    durable::replace_json_for_child(&file, share)
 }
 
 /// Milliseconds of the clock that shares run out by: the child reads it too.

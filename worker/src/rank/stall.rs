@@ -176,7 +176,7 @@ impl RankTask {
 
     /// Says of a rank that it hangs: to the coordinator where it stands, and to its log what its threads do.
     async fn look_inside(&self, child: &dyn Child, watched: &mut Watched, mut stalled: Stalled) {
-        let inside = child.look_inside();
+        let inside = child.look_inside().await;
         if let Some(inside) = &inside {
             watched.process.clone_from(&inside.words);
             stalled.process.clone_from(&inside.words);
@@ -261,6 +261,8 @@ impl RankTask {
 /// A line of the worker's own, within its limit.
 fn own(line: &str) -> String {
     let end = line.floor_char_boundary(LINE_MAX_BYTES);
+    // A zero byte is what the coordinator's text cannot hold, and names of threads are the
+    // program's own words.
     format!("{OWN_LINE} {}", line[..end].replace('\0', "\u{fffd}"))
 }
 

@@ -74,7 +74,7 @@ pub(super) fn program(work: &Work) -> &str {
 }
 
 impl RankTask {
-    pub(super) fn spec(&self) -> Result<JobSpec, Interrupt> {
+    pub(super) fn spec(&self) -> Result<Arc<JobSpec>, Interrupt> {
         let cannot = |why: &str| {
             let version = env!("CARGO_PKG_VERSION");
             local_fault(&format!(
@@ -87,7 +87,7 @@ impl RankTask {
         if let Some(problem) = &self.rank.assignment.problem {
             return Err(cannot(problem));
         }
-        serde_json::from_str(&self.rank.assignment.spec_json).map_err(|e| cannot(&e.to_string()))
+        self.rank.spec.clone().map_err(|why| cannot(&why))
     }
 
     /// Bytes that the disk of the data folder has left. None where it does not say.
@@ -107,6 +107,7 @@ impl RankTask {
         let Some(cursor) = unsaid.cursor.clone() else {
             return;
         };
+        // Without anything new there is nothing to write: a write to the spool waits for the disk.
         let is_new = !unsaid.bodies.is_empty() || *self.rank.spool().cursor() != cursor;
         let said = !is_new
             || self

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use super::{RankDir, temporary};
 use crate::config::{Config, Sandbox};
 use crate::files;
+use crate::process::cage::Cage;
 use crate::process::fence::Fence;
 use crate::process::launcher::{stderr_path, stdout_path};
 
@@ -128,6 +129,7 @@ impl Walls {
         data_dir: &Path,
         dir: &RankDir,
         inputs: &BTreeMap<String, PathBuf>,
+        caged: Option<&Cage>,
         own_home: Option<&Path>,
         env: &mut BTreeMap<OsString, OsString>,
     ) -> io::Result<Option<Fence>> {
@@ -143,6 +145,11 @@ impl Walls {
             stdout_path(dir.path()),
             stderr_path(dir.path()),
         ];
+        own.extend(
+            caged
+                .into_iter()
+                .flat_map(|cage| cage.owned.iter().cloned()),
+        );
         let mut kept = around.kept.clone();
         let home = env.get(OsStr::new(HOME)).map(PathBuf::from);
         if let (Some(home), Some(own_home)) = (&home, own_home)
@@ -170,10 +177,14 @@ impl Walls {
             }
             None => {
                 own.push("/".into());
+                // Under "auto" a job may change whatever its account may, the programs of `bin_dir`
+                // and the build's libtorch included.
                 kept.clear();
             }
         }
         let mut readable = vec![dir.path().to_owned()];
+        // Our own programs, also where they lie in a folder above what is hidden that the job's account cannot list.
+        readable.extend(around.kept.iter().cloned());
         readable.extend(inputs.values().cloned());
         Ok(Some(Fence {
             hidden: around.hidden.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::env::Clock;
+use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_proto::v1::worker_message::Body as ToCoordinator;
 
@@ -69,6 +70,7 @@ impl Beats {
             away_ms: u32::try_from(more.away.as_millis()).unwrap_or(u32::MAX),
             assignments: Some(more.assignments),
             cache: Some(more.cache),
+            now: Some(timestamp(self.clock.now())),
         })
     }
 

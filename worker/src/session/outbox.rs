@@ -42,6 +42,8 @@ pub(super) struct Outbox {
     sent: BTreeMap<RankKey, Sent>,
     /// Whose turn it was: ranks take turns, so that a chatty one silences no other.
     served: Option<RankKey>,
+    /// There was more to send than the newest message could hold.
+    has_more: bool,
 }
 
 impl Outbox {
@@ -62,6 +64,7 @@ impl Outbox {
         Self {
             sent: sent.collect(),
             served: None,
+            has_more: false,
         }
     }
 
@@ -89,8 +92,9 @@ impl Outbox {
         now: Instant,
         clock: &dyn Clock,
     ) -> Option<v1::Reports> {
-        self.sent
-            .retain(|key, _| held.iter().any(|rank| rank.key == *key));
+        // Held ranks come in the order of their keys.
+        let is_held = |key: &RankKey| held.binary_search_by_key(key, |rank| rank.key).is_ok();
+        self.sent.retain(|key, _| is_held(key));
         for rank in held {
             let acked = rank.spool().acked();
             let new = Sent {
@@ -103,6 +107,8 @@ impl Outbox {
         }
         let in_flight: u64 = self.sent.values().map(|sent| sent.up_to - sent.acked).sum();
         let in_flight = usize::try_from(in_flight).unwrap_or(usize::MAX);
+        // Where nothing may go out before something is acknowledged, that tells.
+        self.has_more = false;
         let room = REPORTS_IN_FLIGHT_MAX
             .saturating_sub(in_flight)
             .min(MESSAGE_REPORTS);
@@ -114,6 +120,7 @@ impl Outbox {
         let (mut reports, mut bytes) = (Vec::new(), 0);
         for rank in held[turn..].iter().chain(&held[..turn]) {
             if reports.len() >= room || bytes >= MESSAGE_BYTES {
+                self.has_more = true;
                 break;
             }
             let Some(sent) = self
@@ -133,8 +140,10 @@ impl Outbox {
             let size: usize = more.iter().map(v1::Report::encoded_len).sum();
             // One report may be as large as a message: it goes alone.
             if !reports.is_empty() && bytes + size > MESSAGE_BYTES {
+                self.has_more = true;
                 break;
             }
+            self.has_more |= last.sequence < spool.last_sequence();
             if sent.up_to == sent.acked {
                 // Counted from the first that waits for an answer, or a steady flow would put off the resend
                 // for ever.
@@ -146,6 +155,11 @@ impl Outbox {
             bytes += size;
         }
         (!reports.is_empty()).then_some(v1::Reports { reports })
+    }
+
+    /// Whether the newest message could not hold all that there was to send.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
     }
 }
 

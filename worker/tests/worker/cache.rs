@@ -157,6 +157,33 @@ async fn an_artifact_that_someone_changed_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_reads_an_artifact_never_misses_it_while_it_is_fetched_again() {
+    let fake = Fake::start().await;
+    let daemon = Daemon::start(&fake, &[]);
+    let input = manifest(vec![fake.put("a", &[7; 600_000])]);
+    let reader = (1, 1, 0);
+    let script = "while cat $MARQUEE_INPUT_DATA/a > /dev/null; do :; done; exit 7";
+    let assigned = Assigned::new(reader, shell(script)).input("data", input.clone());
+    assigned.tell(&fake).await;
+    fake.until_prepared(reader).await;
+    start(&fake, reader, None).await;
+    let path = folder(&daemon, &input).join("a");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, b"altered").unwrap();
+    // It takes a while: the first download breaks.
+    fake.change(|state| state.break_after = Some(300_000));
+    let other = (2, 1, 0);
+    prepared(&fake, other, &input).await;
+    assert_eq!(fake.state().downloads.len(), 3);
+    assert_eq!(fs::read(&path).unwrap(), [7; 600_000]);
+    stop(&fake, other, 0, false).await;
+    fake.until_ended(other).await;
+    stop(&fake, reader, 0, false).await;
+    let end = fake.until_ended(reader).await;
+    assert!(matches!(end, Body::Stopped(_)), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_longest_unused_artifact_makes_room_but_never_one_in_use() {
     let fake = Fake::start().await;
     let mut daemon = Daemon::start(&fake, &["--cache-max-bytes=2500"]);

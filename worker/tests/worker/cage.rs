@@ -1,4 +1,4 @@
-//! Command jobs under accounts of their own, with the real helper as root: a job that tries everything, and the
+//! Jobs under accounts of their own, with the real helper as root: a job that tries everything, and the
 //! keeper's contract with a child that its worker can neither signal nor see.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cage_host::{CageHost, JOBS, WORKER};
-use crate::daemon::{Assigned, Daemon, Place, is_alive, shell, stop, until};
+use crate::daemon::{Assigned, Daemon, Place, eval, is_alive, shell, stop, until};
 use crate::fake::{Fake, Key, manifest};
 
 const VICTIM: Key = (71, 1, 0);
@@ -173,7 +173,7 @@ const MAY: &[(&str, &str)] = &[
     ),
 ];
 
-async fn begin(fake: &Fake, daemon: &Daemon, job: Assigned) {
+pub(crate) async fn begin(fake: &Fake, daemon: &Daemon, job: Assigned) {
     let key = job.key;
     job.started().tell(fake).await;
     fake.until("a job to say that it is ready", |state| {
@@ -183,12 +183,12 @@ async fn begin(fake: &Fake, daemon: &Daemon, job: Assigned) {
     assert!(daemon.rank_dir(key).exists());
 }
 
-fn log_has(state: &crate::fake::State, key: Key, text: &str) -> bool {
+pub(crate) fn log_has(state: &crate::fake::State, key: Key, text: &str) -> bool {
     format!("{:?}", state.reports.get(&key)).contains(text)
 }
 
 /// A worker on such a host.
-fn daemon(fake: &Fake, host: &Arc<CageHost>, more: &[(&str, &str)]) -> Daemon {
+pub(crate) fn daemon(fake: &Fake, host: &Arc<CageHost>, more: &[(&str, &str)]) -> Daemon {
     let env = more
         .iter()
         .map(|(name, value)| ((*name).into(), (*value).into()));
@@ -200,7 +200,7 @@ fn daemon(fake: &Fake, host: &Arc<CageHost>, more: &[(&str, &str)]) -> Daemon {
 }
 
 /// Ids in a claim: the keeper and the child.
-fn processes(daemon: &Daemon, key: Key) -> (i32, i32) {
+pub(crate) fn processes(daemon: &Daemon, key: Key) -> (i32, i32) {
     let claim = fs::read(daemon.rank_dir(key).join("claim-1.json")).unwrap();
     let claim: serde_json::Value = serde_json::from_slice(&claim).unwrap();
     let id = |value: &serde_json::Value| i32::try_from(value.as_i64().unwrap()).unwrap();
@@ -239,7 +239,11 @@ fn script(daemon: &Daemon, host: &CageHost) -> String {
 }
 
 /// What the thief says that it did, and may.
-async fn steal(host: &Arc<CageHost>, cage: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+async fn steal(
+    host: &Arc<CageHost>,
+    cage: &str,
+    is_ours: bool,
+) -> (BTreeSet<String>, BTreeSet<String>) {
     let fake = Fake::start().await;
     let daemon = daemon(&fake, host, &[("MARQUEE_WORKER__CAGE", cage)]);
     let input = || manifest(vec![fake.put("a", b"given")]);
@@ -247,8 +251,12 @@ async fn steal(host: &Arc<CageHost>, cage: &str) -> (BTreeSet<String>, BTreeSet<
         "echo s > secret; echo s > $TMPDIR/secret; echo s > /tmp/secret; echo ready; sleep 1001";
     let victim = Assigned::new(VICTIM, shell(victim)).of_project("a");
     begin(&fake, &daemon, victim.input("data", input())).await;
-    let script = shell(&script(&daemon, host));
-    let thief = Assigned::new(THIEF, script).of_project("b");
+    let script = script(&daemon, host);
+    // A program of ours that runs what a TorchScript module of somebody's tells it to.
+    let end = "echo '{\"event\":\"finished\",\"summary\":{}}' >&$MARQUEE_EVENTS_FD";
+    daemon.install("marquee-trainer", &format!("{script}{end}"));
+    let work = if is_ours { eval() } else { shell(&script) };
+    let thief = Assigned::new(THIEF, work).of_project("b");
     thief.input("data", input()).started().tell(&fake).await;
     let end = fake.until_ended(THIEF).await;
     let log = fake.log(THIEF);
@@ -276,16 +284,18 @@ fn words(table: &[(&str, &str)]) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caged_job_finds_nothing_that_is_not_its_own() {
     let Some(host) = CageHost::make() else { return };
-    let (did, may) = steal(&host, "on").await;
-    assert_eq!(did, BTreeSet::new());
-    assert_eq!(may, words(MAY));
+    for is_ours in [false, true] {
+        let (did, may) = steal(&host, "on", is_ours).await;
+        assert_eq!(did, BTreeSet::new(), "ours: {is_ours}");
+        assert_eq!(may, words(MAY), "ours: {is_ours}");
+    }
 }
 
 /// The same script as the worker's own account: it looks in the right places.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_cage_the_same_job_finds_nearly_all_of_it() {
     let Some(host) = CageHost::make() else { return };
-    let (did, _) = steal(&host, "off").await;
+    let (did, _) = steal(&host, "off", false).await;
     let mut expected = words(TRIES);
     expected.retain(|what| !CLOSED_TO_ALL.contains(&what.as_str()));
     assert_eq!(did, expected);
@@ -564,6 +574,6 @@ fn the_helper_gives_the_worker_a_job_account_and_nothing_else_and_others_nothing
     );
 }
 
-fn owner(pid: i32) -> u32 {
+pub(crate) fn owner(pid: i32) -> u32 {
     fs::metadata(format!("/proc/{pid}")).unwrap().uid()
 }

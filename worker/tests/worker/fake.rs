@@ -50,6 +50,12 @@ pub(crate) struct State {
     /// (digest, offset) of each download.
     pub(crate) downloads: Vec<(String, u64)>,
     pub(crate) uploads: usize,
+    /// What uploads that broke have left, by digest.
+    pub(crate) begun: HashMap<String, Vec<u8>>,
+    /// (digest, offset) of each upload that was begun.
+    pub(crate) offsets: Vec<(String, u64)>,
+    /// The next upload breaks after this many bytes, which stay.
+    pub(crate) cut_upload_after: Option<usize>,
     /// Uploads that were refused since the disk is full.
     pub(crate) refusals: usize,
     /// How often it was asked which blobs it lacks.
@@ -471,11 +477,27 @@ impl Artifacts for Fake {
     ) -> Result<Response<v1::FindMissingBlobsResponse>, Status> {
         self.change(|state| state.questions += 1);
         let state = self.state();
-        let asked = request.into_inner().digests.into_iter();
-        let digests = asked
+        let v1::FindMissingBlobsRequest {
+            digests,
+            with_begun,
+        } = request.into_inner();
+        let digests: Vec<String> = digests
+            .into_iter()
             .filter(|digest| !state.blobs.contains_key(digest))
             .collect();
-        Ok(Response::new(v1::FindMissingBlobsResponse { digests }))
+        let begun = digests.iter().filter(|_| with_begun).filter_map(|digest| {
+            let received_bytes = state.begun.get(digest)?.len() as u64;
+            let digest = digest.clone();
+            Some(v1::BegunBlob {
+                digest,
+                received_bytes,
+            })
+        });
+        let begun = begun.collect();
+        Ok(Response::new(v1::FindMissingBlobsResponse {
+            digests,
+            begun,
+        }))
     }
 
     async fn upload_blob(
@@ -486,8 +508,28 @@ impl Artifacts for Fake {
         let (mut header, mut bytes) = (None, Vec::new());
         while let Some(message) = stream.message().await? {
             match message.part.unwrap() {
-                Part::Header(first) => header = Some(first),
+                Part::Header(first) => {
+                    self.change(|state| {
+                        state.offsets.push((first.digest.clone(), first.offset));
+                        bytes = state.begun.remove(&first.digest).unwrap_or_default();
+                    });
+                    if bytes.len() as u64 != first.offset {
+                        return Err(Status::unavailable("it stands elsewhere"));
+                    }
+                    header = Some(first);
+                }
                 Part::Chunk(chunk) => bytes.extend(chunk),
+            }
+            let cut = self.state().cut_upload_after;
+            if let (Some(after), Some(header)) = (cut, &header)
+                && bytes.len() >= after
+            {
+                bytes.truncate(after);
+                self.change(|state| {
+                    state.cut_upload_after = None;
+                    state.begun.insert(header.digest.clone(), bytes);
+                });
+                return Err(Status::unavailable("the connection broke"));
             }
         }
         let header = header.ok_or_else(|| Status::invalid_argument("no header"))?;

@@ -9,6 +9,7 @@
 mod cache;
 mod cage;
 mod cage_host;
+mod caged_ours;
 mod crashes;
 mod daemon;
 mod doctor;

@@ -123,6 +123,34 @@ async fn what_cannot_be_stored_is_kept_and_rescued_once_the_cause_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_broke_goes_on_where_the_coordinator_says() {
+    let fake = Fake::start().await;
+    let _daemon = Daemon::start(&fake, &[]);
+    let after = 5 * 1024 * 1024;
+    fake.change(|state| state.cut_upload_after = Some(after));
+    let script = "seq 1 3000000 > $MARQUEE_OUTPUT/large; echo small > $MARQUEE_OUTPUT/small";
+    run(&fake, KEY, shell(script)).await;
+    let Body::Finished(finished) = fake.until_ended(KEY).await else {
+        panic!("{:?}", fake.bodies(KEY))
+    };
+    let output = finished.output.unwrap();
+    let large = output
+        .files
+        .iter()
+        .find(|file| file.path == "large")
+        .unwrap();
+    assert!(large.size_bytes > 20 * 1024 * 1024, "{large:?}");
+    let state = fake.state();
+    let offsets: Vec<u64> = state
+        .offsets
+        .iter()
+        .filter_map(|(digest, offset)| (*digest == large.digest).then_some(*offset))
+        .collect();
+    // It is whole by the coordinator's own look, which compares the digest of what came in two pieces.
+    assert_eq!(offsets, [0, after as u64]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_output_waits_for_room_at_the_coordinator() {
     let fake = Fake::start().await;
     let _daemon = Daemon::start(&fake, &[]);

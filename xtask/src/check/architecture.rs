@@ -41,6 +41,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "marquee-domain",
             "marquee-history",
+            // With the feature "s3" alone.
+            "marquee-objects",
             "marquee-postgres",
             "marquee-proto",
             "marquee-settings",
@@ -60,6 +62,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("marquee-settings", &["marquee-domain"]),
+    ("marquee-objects", &[]),
     ("marquee-wheels", &[]),
     ("marquee-view", &["marquee-domain", "marquee-proto"]),
     (
@@ -116,6 +119,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["marquee-trainer"]),
     ("torch-sys", &["marquee-trainer"]),
     ("sqlx", &["marquee-store"]),
+    // No daemon but the coordinator speaks with an object store, and it through this.
+    ("object_store", &["marquee-objects"]),
     // Other hosts' time and other dice than the machine's.
     ("turmoil", &["marquee-sim"]),
     ("mad-turmoil", &["marquee-sim"]),
@@ -183,6 +188,7 @@ fn violations_of(package: &Package) -> Vec<String> {
         of_tests.filter(|dependency| !MAY_TEST_WITH.contains(&(name, dependency.as_str())));
     for dependency in package.dependencies.iter().chain(of_tests) {
         let dependency = dependency.as_str();
+        // A package may use itself: cargo lists it so where tests turn on a feature of it.
         let is_ours = dependency.starts_with("marquee-");
         if is_ours && dependency != name && !allowed.contains(&dependency) {
             broken.push(format!("{name} depends on {dependency}, which it may not"));

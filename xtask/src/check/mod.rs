@@ -4,6 +4,7 @@
 //! passed, failed or skipped. A check is skipped only for want of its tool, and says which.
 
 mod architecture;
+mod audit;
 mod circles;
 mod deny;
 mod flavours;
@@ -20,7 +21,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::setup::Setup;
-use crate::workspace::Workspace;
+use crate::workspace::{WITH_ALL, Workspace};
 use crate::{process, report, sqlx, test, web};
 
 /// What became of a check that did not fail.
@@ -36,13 +37,14 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "fmt",
     "architecture",
     "sources",
     "circles",
     "licences",
     "deny",
+    "audit",
     "clippy",
     "flavours",
     "doc",
@@ -66,6 +68,7 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         &|| circles::check(workspace),
         &|| licences::check(workspace),
         &|| deny::check(workspace),
+        &|| audit::check(workspace),
         &|| match is_wanted("sqlx") {
             true => clippy_and_queries(workspace, &setup, &asked),
             false => clippy(workspace, &setup),
@@ -89,6 +92,8 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         .into_iter()
         .zip(checks)
         .filter(|(name, _)| is_wanted(name));
+    // All of them, also after a failure: whoever waits for clippy wants to hear of everything at
+    // once.
     let lines: Vec<String> = wanted.map(|check| run_one(&check)).collect();
     let failed = lines
         .iter()
@@ -147,6 +152,7 @@ fn clippy_command(workspace: &Workspace, messages: Option<&str>) -> Command {
     let mut command = workspace.cargo("clippy");
     command
         .args(["--workspace", "--all-targets"])
+        .args(WITH_ALL)
         .args(messages)
         .args(["--", "--deny", "warnings"]);
     command

@@ -57,6 +57,9 @@ struct Create {
     /// Write it into this new file, for you alone, in place of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// List tokens, without what is secret of them; without the rights of an administrator one's own
@@ -112,14 +115,26 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 
 async fn create(args: Create, session: &Session) -> Result<()> {
     let now = clock::now();
+    // A span and no time is sent: the coordinator's clock decides what is over, and this one may be
+    // wrong.
     let ttl = args.ttl.from(now) - now;
     let request = v1::CreateTokenRequest {
-        user: args.user,
+        user: args.user.clone(),
         // What is over, or no time at all, the coordinator refuses by name.
         ttl_seconds: u64::try_from(ttl.max(TimeDelta::seconds(1)).num_seconds()).unwrap_or(1),
         note: args.note,
     };
+    if args.dry_run {
+        say!(
+            "would be made: a token of {}, until {}",
+            request.user,
+            units::rfc3339(now + ttl)
+        );
+        return Ok(());
+    }
     let place = match &args.out {
+        // Before the token is made. One that could not be written down would be valid for months
+        // and known to nobody.
         Some(out) => Some(NewFile::create(out)?),
         None => {
             must_be_shown(session)?;

@@ -67,6 +67,9 @@ struct JoinToken {
     /// How many workers may join by it, 1 to 1000
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     uses: u32,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// List the join tokens of the last 30 days, and what became of them
@@ -80,11 +83,18 @@ struct ListTokens {}
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  marquee admin worker revoke-token 3f2a91c0")]
+  marquee admin worker revoke-token 3f2a91c0
+  marquee admin worker revoke-token 3f2a91c0 --yes")]
 struct RevokeToken {
     /// Its id, or the first 8 characters of it
     #[arg(value_name = "ID")]
     id: String,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 /// Give a worker another name; what it runs goes on
@@ -163,7 +173,24 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
                 );
             }
         }
-        Command::JoinToken(JoinToken { name, ttl, uses }) => {
+        Command::JoinToken(JoinToken {
+            name,
+            ttl,
+            uses,
+            dry_run,
+        }) => {
+            if dry_run {
+                // Said from here: nothing is asked, and the coordinator may still refuse the time
+                // or the name.
+                let whom = match name.as_str() {
+                    "" => format!("{uses} new worker(s)"),
+                    name => format!("worker {name}"),
+                };
+                say!("would be made: a join token for {whom}, good for {ttl} s");
+                return Ok(());
+            }
+            // Before it is made: its text is in this answer alone, and where that is not shown
+            // nobody has it.
             must_be_shown(session)?;
             let request = v1::CreateJoinTokenRequest {
                 role: "worker".into(),
@@ -184,7 +211,17 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
             let tokens = trust::tokens(&remote).await?;
             session.output.show(&JoinTokens(&tokens), clock::now())?;
         }
-        Command::RevokeToken(RevokeToken { id }) => {
+        Command::RevokeToken(RevokeToken { id, dry_run, yes }) => {
+            if dry_run || !yes {
+                let token = find_token(trust::tokens(&remote).await?, &id)?;
+                let text = format!("join token {} ends: nobody joins by it any more", token.id);
+                if dry_run {
+                    say!("would be done: {text}");
+                    session.output.show(&JoinTokens(&[token]), clock::now())?;
+                    return Ok(());
+                }
+                confirm(&[text], "nothing was done")?;
+            }
             let token = trust::revoke_token(&remote, &id).await?;
             session.output.show(&JoinTokens(&[token]), clock::now())?;
         }
@@ -193,6 +230,8 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
                 worker, new_name, ..
             } = rename;
             if rename.dry_run {
+                // The coordinator has no dry run of this. What can be said from here is whether
+                // there is such a worker.
                 let member = find(trust::members(&remote).await?, &worker)?;
                 say!("worker {worker} would be called {new_name}");
                 show(member)?;
@@ -229,6 +268,20 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The token of which an id was given, or the beginning of one.
+fn find_token(tokens: Vec<v1::JoinToken>, id: &str) -> Result<v1::JoinToken> {
+    let mut found = tokens
+        .into_iter()
+        .filter(|token| token.id.starts_with(&id.to_ascii_lowercase()));
+    match (found.next(), found.next()) {
+        (Some(token), None) => Ok(token),
+        (None, _) | (Some(_), Some(_)) => Err(CliError::Usage(
+            "that begins the id of no join token, or of several; \"marquee admin worker join-tokens\" lists them"
+                .to_owned(),
+        )),
+    }
 }
 
 fn find(members: Vec<v1::Member>, name: &str) -> Result<v1::Member> {

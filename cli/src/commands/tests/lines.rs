@@ -24,7 +24,7 @@ fn words(line: &str) -> Vec<String> {
                 word.get_or_insert_default();
             }
             (None, ' ' | '\t') => words.extend(word.take()),
-            (None, '|' | ';' | '&' | '>' | '\\' | ')') => break,
+            (None, '|' | ';' | '&' | '<' | '>' | '\\' | ')') => break,
             (None, '#') if word.is_none() => break,
             (None, c) => word.get_or_insert_default().push(c),
         }

@@ -47,6 +47,7 @@ fn devices(worker: &Worker) -> (Devices, Devices) {
         let mut held = worker.ranks.iter().flat_map(|rank| &rank.devices);
         held.any(|device| device.kind == Some(kind))
     };
+    // A device that is held counts as held, also on a host that takes no new work: its job goes on.
     let takes_work = worker.state() == WorkerState::Online && worker.closed.is_empty();
     for gpu in &host.gpus {
         let reading = worker
@@ -108,6 +109,7 @@ fn does(worker: &Worker) -> String {
         .map(|rank| format!("{} {} rank {}", rank.job_id, rank.job_name, rank.rank));
     let closed = [&worker.closed, &worker.unreadable, &worker.rival];
     let closed = closed.into_iter().filter(|text| !text.is_empty()).cloned();
+    // What keeps work away first: the end of the column may be cut off.
     let all: Vec<String> = closed.chain(faults).chain(runs).collect();
     said(&all.join("; "))
 }
@@ -151,6 +153,8 @@ pub(super) fn hosts(app: &mut App, buf: &mut Buffer, area: Rect, now: DateTime<U
     }
     let ink = app.ink;
     let mut grid = short(&workers, ink);
+    // Both at one place, the one that is to stand behind first; the cells of each row follow in the
+    // same order.
     let before_runs = 3;
     grid.cols.insert(
         before_runs,
@@ -283,6 +287,7 @@ fn gpu_row(worker: &Worker, gpu: &v1::Gpu, ink: Ink, now: DateTime<Utc>) -> Vec<
         .iter()
         .filter(|rank| rank.devices.iter().any(|device| device.kind == Some(here)))
         .map(|rank| format!("{} {} rank {}", rank.job_id, rank.job_name, rank.rank));
+    // All of them begin so: the word would take the room of what tells them apart.
     let name = gpu.name.strip_prefix("NVIDIA ").unwrap_or(&gpu.name);
     vec![
         Line::styled(said(&worker.name), ink.tone(Tone::Strong)),
@@ -306,6 +311,7 @@ fn health(
     reading: &v1::GpuReading,
     now: DateTime<Utc>,
 ) -> (String, Tone) {
+    // First: what a worker said of its GPUs before it went says nothing of now.
     if worker.state() != WorkerState::Online {
         return (
             format!("worker {}", words::worker_state(worker)),
@@ -380,7 +386,8 @@ pub(super) fn scrolled(app: &mut App, buf: &mut Buffer, area: Rect, text: Vec<Li
     if more > 0
         && let Some(line) = shown.last_mut()
     {
-        let words = format!(" {} {more} more lines", app.ink.mark("↓", "v"));
+        // The line that says so hides one more.
+        let words = format!(" {} {} more lines", app.ink.mark("↓", "v"), more + 1);
         *line = Line::styled(words, app.ink.tone(Tone::Faint));
     }
     lines(buf, area, shown);

@@ -55,6 +55,10 @@ fn all() -> Vec<(LifecycleError, ErrorCode)> {
         (E::JobCannotBeHeld { job, state }, Code::JobNotHoldable),
         (E::JobCannotBeMoved { job, state }, Code::JobNotMovable),
         (E::ProjectNotFound(word()), Code::ProjectNotFound),
+        (E::NoSecretKey(word()), Code::NoSecretKey),
+        (E::SecretUnreadable(word()), Code::SecretUnreadable),
+        (E::SecretNotFound(word()), Code::SecretNotFound),
+        (E::SecretRefused(word()), Code::SecretRefused),
         (E::ScheduleNotFound(word()), Code::ScheduleNotFound),
         (E::ScheduleExists(word()), Code::ScheduleExists),
         (E::OverQuota(word()), Code::OverQuota),
@@ -147,10 +151,24 @@ fn all() -> Vec<(LifecycleError, ErrorCode)> {
             Code::NotLeading,
         ),
         (
+            E::Blobs(objects(ObjectTrouble::Away)),
+            Code::ObjectStoreAway,
+        ),
+        (
+            E::Blobs(objects(ObjectTrouble::Refused)),
+            Code::ObjectStoreRefuses,
+        ),
+        (E::Blobs(objects(ObjectTrouble::Full)), Code::LimitReached),
+        (
             E::Blobs(BlobError::NotFound(digest())),
             Code::StorageUnavailable,
         ),
     ]
+}
+
+fn objects(trouble: ObjectTrouble) -> BlobError {
+    let text = "could not read an object: it is away".to_owned();
+    BlobError::Objects { trouble, text }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use marquee_domain::spec::HostRules;
+use uuid::Uuid;
 
 use super::sharing::placed;
 use super::*;

@@ -77,6 +77,43 @@ fn stored(rank: u32, world_size: u32, min_ranks: Option<u32>) -> Assignment {
     }
 }
 
+fn knows(start: bool) -> Knows {
+    Knows {
+        start,
+        secrets: true,
+    }
+}
+
+#[test]
+fn a_worker_that_knows_nothing_of_secrets_is_not_given_a_job_that_names_some() {
+    let mut rank = stored(0, 1, None);
+    let mut names_one = spec(None);
+    names_one
+        .sharing
+        .secrets
+        .insert("HF_TOKEN".parse().unwrap());
+    rank.spec = Ok(names_one);
+    let older = Knows {
+        secrets: false,
+        ..knows(true)
+    };
+    let failure = at_once(&rank, older).unwrap_err();
+    assert!(
+        failure.message.contains("upgrade the worker"),
+        "{failure:?}"
+    );
+    assert!(
+        failure.class.rule().is_retried,
+        "another worker may have it"
+    );
+    let message = at_once(&rank, knows(true)).unwrap();
+    assert!(
+        message.spec_json.contains("HF_TOKEN"),
+        "its name, for the worker to ask"
+    );
+    assert!(at_once(&stored(0, 1, None), older).is_ok());
+}
+
 #[test]
 fn hosts_are_counted_by_their_first_ranks_and_ranks_on_one_in_their_order() {
     // Ranks 0, 1 on host 9, rank 2 on host 4, rank 3 on host 9 again.
@@ -105,9 +142,9 @@ fn a_rank_alone_is_a_group_of_itself() {
 
 #[test]
 fn only_a_rank_alone_is_started_by_its_assignment_and_only_where_the_worker_knows_how() {
-    for (world_size, knows, starts) in [(1, true, true), (1, false, false), (4, true, false)] {
-        let assign = at_once(&stored(0, world_size, None), knows).unwrap();
-        assert_eq!(assign.start, starts, "{world_size} {knows}");
+    for (world_size, start, starts) in [(1, true, true), (1, false, false), (4, true, false)] {
+        let assign = at_once(&stored(0, world_size, None), knows(start)).unwrap();
+        assert_eq!(assign.start, starts, "{world_size} {start}");
         assert_eq!(
             (assign.job_id, assign.attempt, assign.pipeline_id),
             (7, 2, 3)
@@ -121,7 +158,7 @@ fn only_a_rank_alone_is_started_by_its_assignment_and_only_where_the_worker_know
 #[test]
 fn a_meeting_place_is_kept_by_rank_0_and_its_stand_in_where_that_may_be_needed() {
     let hosts = |rank, world_size, min_ranks| {
-        at_once(&stored(rank, world_size, min_ranks), true)
+        at_once(&stored(rank, world_size, min_ranks), knows(true))
             .unwrap()
             .hosts_rendezvous
     };
@@ -143,7 +180,7 @@ fn what_cannot_be_read_ends_the_attempt_with_the_way_out() {
         spec: Err("missing field `work`".into()),
         ..stored(0, 1, None)
     };
-    let failure = at_once(&odd, true).unwrap_err();
+    let failure = at_once(&odd, knows(true)).unwrap_err();
     assert_eq!(failure.class, FailureClass::BadInput);
     assert!(
         failure.message.contains("missing field `work`"),

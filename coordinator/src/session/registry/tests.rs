@@ -213,3 +213,67 @@ async fn placements_and_kills_that_come_before_a_session_listens_reach_it() {
     assert_eq!(seat.placed.next().await.len(), 2);
     assert_eq!(seat.kills.next().await, [placed(0).key]);
 }
+
+#[test]
+fn a_clock_that_goes_wrong_is_news_each_time_and_one_that_stays_wrong_is_none() {
+    let sessions = Sessions::default();
+    let (worker, seat) = connected(&sessions, 1);
+    assert_eq!(sessions.clock_ahead(worker), None);
+    let far = TimeDelta::from_std(CLOCKS_APART).unwrap();
+    let milli = TimeDelta::milliseconds(1);
+    for (ahead, is_news) in [
+        (TimeDelta::zero(), false),
+        // The limit itself is let pass.
+        (far, false),
+        (far + milli, true),
+        (far + milli, false),
+        (-far, false),
+        (-far - milli, true),
+        // Wrong the other way: it was never right in between.
+        (far * 100, false),
+        (TimeDelta::zero(), false),
+        (far * 100, true),
+        // Times that no clock has.
+        (TimeDelta::MAX, false),
+        (TimeDelta::MIN, false),
+        (TimeDelta::zero(), false),
+        (TimeDelta::MIN, true),
+    ] {
+        assert_eq!(sessions.set_clock(&seat, ahead), is_news, "{ahead}");
+        assert_eq!(sessions.clock_ahead(worker), Some(ahead));
+    }
+    // A session that was replaced says nothing of the clock any more.
+    let next = sessions.admit(worker, daemon(1), LEASE).unwrap();
+    sessions.begin(&next);
+    assert!(!sessions.set_clock(&seat, TimeDelta::zero()));
+    assert_eq!(sessions.clock_ahead(worker), Some(TimeDelta::MIN));
+    assert!(!sessions.set_clock(&next, far * 2), "it was said before");
+    let (other, _) = connected(&sessions, 2);
+    assert_eq!(sessions.clock_ahead(other), None);
+}
+
+#[test]
+fn who_is_missed_is_brought_back_once_and_by_the_session_that_is_at_work() {
+    let sessions = Sessions::default();
+    let (worker, seat) = connected(&sessions, 1);
+    assert!(!sessions.take_missed(&seat));
+    sessions.miss(worker);
+    sessions.miss(worker);
+    assert!(sessions.take_missed(&seat));
+    assert!(!sessions.take_missed(&seat), "once");
+    // Missed when a newer session has the seat: the old one leaves it to that.
+    sessions.miss(worker);
+    let next = sessions.admit(worker, daemon(1), LEASE).unwrap();
+    sessions.begin(&next);
+    assert!(!sessions.take_missed(&seat));
+    assert!(sessions.take_missed(&next));
+    // Also while nobody is there: whoever comes brings it back.
+    sessions.leave(&next);
+    sessions.miss(worker);
+    let again = sessions.admit(worker, daemon(1), LEASE).unwrap();
+    assert!(sessions.take_missed(&again));
+    // Nobody that is known.
+    sessions.miss(WorkerId(Uuid::from_u128(99)));
+    let (_, other) = connected(&sessions, 2);
+    assert!(!sessions.take_missed(&other));
+}

@@ -22,10 +22,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::warden::Order;
 use super::wire::{self, Word};
 use super::{Cage, job_user};
+use crate::durable;
 use crate::fault::at;
 use crate::proc::oom_kills;
 use crate::process::cgroup;
-use crate::process::keeper::{Born, KILL_REQUEST, exit_of};
+use crate::process::inside::Inside;
+use crate::process::keeper::{Born, KILL_REQUEST, LOOK_REQUEST, STACKS_REQUEST, exit_of};
 use crate::process::launcher::Exit;
 
 /// For systemd to start the helper on a host that is busy.
@@ -34,6 +36,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const KILL_MAX: Duration = Duration::from_secs(1);
 /// A million files that a job left take some seconds.
 const TIDY_MAX: Duration = Duration::from_secs(120);
+/// Bytes of one word: a look at 200 threads has some ten thousand. A job can speak in its warden's place.
+const WORD_MAX_BYTES: usize = 1024 * 1024;
 /// How often what does not die is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
@@ -96,19 +100,22 @@ impl Life {
     fn live(
         &mut self,
         cage: &Cage,
-        born: Born,
+        mut born: Born,
         ends: &SignalFd,
         started: &mut dyn FnMut(i32),
     ) -> Result<(), Failed> {
         let folder = born.cgroup.clone();
+        let (events, answer) = (born.events.take(), born.answer.clone());
         let mut talk = Talk::open(cage, &folder, ends)?;
         let order = Order {
             left: cage.left.clone(),
             child: Some(born),
+            is_open: cage.is_open,
         };
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        wire::order(&talk.socket, &order, &[stdout.as_fd(), stderr.as_fd()])
-            .map_err(Failed::Lost)?;
+        let mut with = vec![stdout.as_fd(), stderr.as_fd()];
+        with.extend(events.as_ref().map(|events| events.as_fd()));
+        wire::order(&talk.socket, &order, &with).map_err(Failed::Lost)?;
         talk.is_ordered = true;
         while let Some(word) = talk.hear(None)? {
             match word {
@@ -120,7 +127,12 @@ impl Life {
                 }
                 Word::Buried => talk.kill_at = Some(Instant::now() + TIDY_MAX),
                 Word::Tidied => self.is_tidy = true,
-                Word::Ready | Word::Refused(_) => {}
+                Word::Inside(inside) if std::mem::take(&mut talk.is_asked) => {
+                    let inside = inside.map(Inside::bounded);
+                    // One that cannot be written is not answered: who asks does not wait for ever.
+                    let _in_vain = durable::replace_json(&answer, &inside);
+                }
+                Word::Ready | Word::Refused(_) | Word::Inside(_) => {}
             }
         }
         Ok(())
@@ -134,6 +146,7 @@ fn tidy(cage: &Cage, cgroup: &Path, ends: &SignalFd) -> io::Result<()> {
         let order = Order {
             child: None,
             left: cage.left.clone(),
+            is_open: false,
         };
         wire::order(&talk.socket, &order, &[]).map_err(Failed::Lost)?;
         let word = talk.hear(Some(Instant::now() + TIDY_MAX))?;
@@ -158,6 +171,8 @@ struct Talk<'a> {
     ends: &'a SignalFd,
     /// The warden has its order: what is said now is for its child.
     is_ordered: bool,
+    /// The daemon wants to know what the child is at.
+    is_asked: bool,
     /// When the cgroup is killed, if nothing happens before.
     kill_at: Option<Instant>,
 }
@@ -182,6 +197,7 @@ impl<'a> Talk<'a> {
             cgroup: cgroup.to_owned(),
             ends,
             is_ordered: false,
+            is_asked: false,
             kill_at: None,
         };
         match talk.hear(Some(Instant::now() + START_MAX)) {
@@ -242,6 +258,10 @@ impl<'a> Talk<'a> {
         let mut bytes = [0; 4_096];
         match self.socket.read(&mut bytes) {
             Ok(0) => Ok(false),
+            Ok(_) if self.heard.len() > WORD_MAX_BYTES => Err(Failed::Lost(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a word without an end",
+            ))),
             Ok(count) => {
                 self.heard.extend(&bytes[..count]);
                 Ok(true)
@@ -266,6 +286,11 @@ impl<'a> Talk<'a> {
                 self.kill_at.get_or_insert(Instant::now() + KILL_MAX);
             } else if signal == Signal::SIGTERM as i32 && self.is_ordered {
                 self.say(wire::TERMINATE);
+            } else if signal == LOOK_REQUEST as i32 && self.is_ordered {
+                self.is_asked = true;
+                self.say(wire::LOOK);
+            } else if signal == STACKS_REQUEST as i32 && self.is_ordered {
+                self.say(wire::STACKS);
             }
         }
         Ok(())

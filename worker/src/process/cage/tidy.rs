@@ -24,14 +24,19 @@ const OPEN: OFlags = OFlags::DIRECTORY
 
 /// All below a folder of the worker's. What cannot be opened is told with the first error, and does not keep the rest.
 pub(super) fn open_up(top: &Path) -> io::Result<()> {
+    open_up_as(top, FILE)
+}
+
+/// The same with what its files are to allow at least.
+pub(super) fn open_up_as(top: &Path, file: u32) -> io::Result<()> {
     let mut here = openat(CWD, top, OPEN, Mode::empty())?;
     let mut first_error = None;
-    let mut levels = vec![open_entries(&here, &mut first_error)];
+    let mut levels = vec![open_entries(&here, file, &mut first_error)];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.pop() {
             match openat(&here, &name, OPEN, Mode::empty()) {
                 Ok(folder) => {
-                    levels.push(open_entries(&folder, &mut first_error));
+                    levels.push(open_entries(&folder, file, &mut first_error));
                     here = folder;
                 }
                 Err(error) => note(&mut first_error, error),
@@ -39,6 +44,8 @@ pub(super) fn open_up(top: &Path) -> io::Result<()> {
         } else {
             levels.pop();
             if !levels.is_empty() {
+                // Nothing of the job runs any more that could move a folder to another place
+                // meanwhile.
                 here = openat(&here, c"..", OPEN, Mode::empty())?;
             }
         }
@@ -47,7 +54,7 @@ pub(super) fn open_up(top: &Path) -> io::Result<()> {
 }
 
 /// Opens a folder's entries, and gives those that are folders.
-fn open_entries(folder: &OwnedFd, first_error: &mut Option<io::Error>) -> Vec<CString> {
+fn open_entries(folder: &OwnedFd, file: u32, first_error: &mut Option<io::Error>) -> Vec<CString> {
     let mut inside = Vec::new();
     let entries = match Dir::read_from(folder) {
         Ok(entries) => entries,
@@ -68,7 +75,7 @@ fn open_entries(folder: &OwnedFd, first_error: &mut Option<io::Error>) -> Vec<CS
         let wanted = if kind == FileType::Directory {
             FOLDER
         } else if kind == FileType::RegularFile {
-            (found.st_mode & FILE_MOST) | FILE
+            (found.st_mode & FILE_MOST) | file
         } else {
             continue;
         };

@@ -5,22 +5,25 @@
 //! cgroup, and asks for another warden to open what is left (`tidy`). One without a keeper ends its child.
 
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
+use marquee_domain::child::env::EVENTS_FD;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdout, geteuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::tidy;
 use super::wire::{self, Word};
+use crate::process::inside;
 use crate::process::keeper::{Born, Keep, bury_the_rest, kill_all, start};
 
 /// The first word of its command line.
@@ -33,6 +36,9 @@ pub(in crate::process) struct Order {
     pub(in crate::process) child: Option<Born>,
     /// See [`tidy`].
     pub(in crate::process) left: Vec<PathBuf>,
+    /// See `Cage::is_open`.
+    #[serde(default)]
+    pub(in crate::process) is_open: bool,
 }
 
 /// The warden's whole life. Single-threaded, as blocking its signals demands.
@@ -58,6 +64,9 @@ pub fn watch() -> anyhow::Result<()> {
     wire::say(&socket, &Word::Ready)?;
     let (order, with) = wire::ordered::<Order>(&socket).context("the order cannot be read")?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    if order.is_open {
+        umask(Mode::empty());
+    }
     if let Some(born) = order.child {
         let word = match begin(born, &with, &signals) {
             Ok(child) => {
@@ -84,11 +93,22 @@ pub fn watch() -> anyhow::Result<()> {
 }
 
 fn begin(born: Born, with: &[OwnedFd], signals: &SigSet) -> anyhow::Result<i32> {
-    let [stdout, stderr] = with else {
-        anyhow::bail!("the order comes with {} files instead of two", with.len());
+    let (stdout, stderr, events) = match with {
+        [stdout, stderr] => (stdout, stderr, None),
+        [stdout, stderr, events] => (stdout, stderr, Some(events)),
+        _ => anyhow::bail!(
+            "the order comes with {} files instead of two or three",
+            with.len()
+        ),
     };
     dup2_stdout(stdout)?;
     dup2_stderr(stderr)?;
+    let mut own = born.own;
+    // Not closed when the child becomes its program, as the one that came is; it stays open here for nobody's sake.
+    let channel = events.map(rustix::io::dup).transpose()?;
+    if let Some(channel) = &channel {
+        own.add(EVENTS_FD, channel.as_raw_fd().to_string());
+    }
     let folder = born.work_dir;
     chdir(&folder)
         .with_context(|| format!("the work folder {} cannot be entered", folder.display()))?;
@@ -99,7 +119,7 @@ fn begin(born: Born, with: &[OwnedFd], signals: &SigSet) -> anyhow::Result<i32> 
         cgroup: Some(born.cgroup),
         argv: born.argv,
     };
-    Ok(start(&keep, born.own, signals)?)
+    Ok(start(&keep, own, signals)?)
 }
 
 /// Reaps all that ends until `child` does, and does what the keeper says meanwhile.
@@ -135,13 +155,13 @@ fn follow(child: i32, socket: &UnixStream, ends: &SignalFd) -> anyhow::Result<Wo
         // TERM is for the group, and passes by this process as it does a keeper.
         while ends.read_signal()?.is_some() {}
         if is_told {
-            has_keeper = obey(socket)?;
+            has_keeper = obey(child, socket)?;
         }
     }
 }
 
 /// Does what the keeper has said. Whether there is still one.
-fn obey(mut socket: &UnixStream) -> io::Result<bool> {
+fn obey(child: i32, mut socket: &UnixStream) -> io::Result<bool> {
     let mut words = [0; 16];
     let count = match socket.read(&mut words) {
         Ok(count) => count,
@@ -155,6 +175,12 @@ fn obey(mut socket: &UnixStream) -> io::Result<bool> {
                 let _gone_already = killpg(Pid::this(), Signal::SIGTERM);
             }
             wire::KILL => kill_all(None),
+            wire::LOOK => {
+                let _gone_already = wire::say(socket, &Word::Inside(inside::look(child)));
+            }
+            wire::STACKS => {
+                let _gone_already = kill(Pid::from_raw(child), Signal::SIGUSR2);
+            }
             _ => {}
         }
     }

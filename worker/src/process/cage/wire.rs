@@ -13,6 +13,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::process::inside::Inside;
+
 /// How a request begins; another version of the worker's would begin otherwise.
 const MAGIC: [u8; 4] = *b"MQC1";
 /// Descriptors that one message may bring.
@@ -37,11 +39,15 @@ pub(super) enum Word {
     Buried,
     /// The worker can read what is left.
     Tidied,
+    /// What the child is at, for who asked ([`LOOK`]). None: it is gone.
+    Inside(Option<Inside>),
 }
 
 /// What the keeper tells the warden while the child runs, a byte each.
 pub(super) const TERMINATE: u8 = b'T';
 pub(super) const KILL: u8 = b'K';
+pub(super) const LOOK: u8 = b'L';
+pub(super) const STACKS: u8 = b'S';
 
 /// Asks the helper for a warden that runs as this user.
 pub(super) fn ask(socket: &UnixStream, user: u16, with: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -131,6 +137,8 @@ fn receive(mut socket: &UnixStream, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>
             with.extend(descriptors);
         }
     }
+    // The kernel has closed those that did not fit. The others are no use: what each is for goes by
+    // their order and number.
     if got.flags.contains(ReturnFlags::CTRUNC) {
         return Err(wrong("more descriptors than one message takes"));
     }

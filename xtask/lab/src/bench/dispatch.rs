@@ -14,7 +14,7 @@ use marquee_xtask::setup::Setup;
 use marquee_xtask::workspace::Workspace;
 use marquee_xtask::{process, report};
 
-pub(super) const PARTS: &[&str] = &["jobs", "planner"];
+pub(super) const PARTS: &[&str] = &["jobs", "simulated", "planner"];
 
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let setup = Setup::ensure()?;
@@ -25,6 +25,8 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
     })?;
     let own_bin = &workspace.bin_dir;
     let bin = options.bin_dir.as_ref().unwrap_or(own_bin);
+    // The programs that measure are always this checkout's, also where another build's daemons are
+    // measured.
     let example = |name: &str| own_bin.join("examples").join(name);
     if options.wants("jobs") {
         report::step(&format!("measure: jobs, with {}", bin.display()), || {
@@ -32,6 +34,16 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
             command.arg("--bin-dir").arg(bin);
             measure(setup.apply(&mut command), options, sheet)
         })?;
+    }
+    if options.wants("simulated") {
+        report::step(
+            &format!("measure: simulated workers, with {}", bin.display()),
+            || {
+                let mut command = Command::new(example("bench_dispatch"));
+                command.arg("--bin-dir").arg(bin).arg("--simulated");
+                measure(setup.apply(&mut command), options, sheet)
+            },
+        )?;
     }
     if options.wants("planner") {
         report::step("measure: planner, as it is in this checkout", || {

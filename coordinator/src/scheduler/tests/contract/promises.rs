@@ -1,6 +1,7 @@
 //! What is promised beyond one round: a reserved start (F), what more devices do (I), and whose turn it is after a
 //! loss (N).
 
+use super::cases::CASES;
 use super::*;
 
 impl Case {
