@@ -275,6 +275,10 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         return list_in_one(conn, filter, None, limit).await;
     };
     let mut jobs = Vec::new();
+    // Of none there is no first and no last one, between which they would be looked for.
+    if ids.is_empty() {
+        return Ok(jobs);
+    }
     for group in near::groups(ids.iter().map(|id| id.0).collect()) {
         if jobs.len() >= limit {
             break;

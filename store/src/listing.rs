@@ -1,14 +1,21 @@
 //! Which jobs a person looks for: by state, kind, words and worker. Here only their ids are found, from narrow rows;
 //! what is shown of them is read afterwards ([`jobs::list_jobs`](crate::jobs::list_jobs)), so that a filter that lets
-//! few of many jobs through costs little.
+//! few of many jobs through costs little. Where such a filter names few from the outset, they are gathered first
+//! ([`source`]), and the others never looked at.
+
+mod source;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use uuid::Uuid;
 
+use self::source::{Source, Workers, pattern};
 use crate::jobs::JobFilter;
 use crate::{Conn, Result, convert};
+
+/// By how much more is looked at each time that too few of what was looked at match, and at most.
+const CANDIDATES_GROWTH: usize = 4;
+const CANDIDATES_MAX: usize = 10_000;
 
 /// How many of the newest jobs are looked at to count and list those that ended.
 const ENDED_LOOKED_AT: i64 = 20_000;
@@ -29,41 +36,69 @@ pub async fn list_job_ids(
     wanted: &Wanted,
     limit: usize,
 ) -> Result<Vec<JobId>> {
-    let is_open = |states: &Vec<JobStateName>| !states.iter().any(|state| state.is_final());
-    let only_open = filter.states.as_ref().is_some_and(is_open);
-    // Few jobs are open: without this all that have ended would be gone through for them, again and again.
-    let among = match &filter.among {
-        Some(ids) => Some(ids.iter().map(|id| id.0).collect()),
-        None if only_open => Some(list_open_ids(conn, filter.array.map(|id| id.0)).await?),
+    let workers = match &wanted.worker_name {
+        Some(name) => match Workers::find(conn, name).await? {
+            Some(workers) => Some(workers),
+            None => return Ok(vec![]),
+        },
         None => None,
     };
-    let states = filter
+    let source = Source::find(conn, filter, wanted).await?;
+    let mut found: Vec<i64> = Vec::new();
+    let mut before = filter.before.map(|id| id.0);
+    let mut size = limit.max(1);
+    while found.len() < limit {
+        let asked = Asked {
+            before,
+            among: source.next(conn, before, size).await?,
+            limit: limit - found.len(),
+        };
+        let is_last = asked.among.as_ref().is_none_or(|ids| ids.len() < size);
+        before = asked.among.as_ref().and_then(|ids| ids.last().copied());
+        if asked.among.as_ref().is_none_or(|ids| !ids.is_empty()) {
+            found.extend(list_matching(conn, filter, wanted, workers.as_ref(), &asked).await?);
+        }
+        if is_last {
+            break;
+        }
+        // What lets few through is asked for more at a time: few statements, and never all rows for one page.
+        size = (size * CANDIDATES_GROWTH).min(CANDIDATES_MAX);
+    }
+    Ok(found.into_iter().map(JobId).collect())
+}
+
+/// A piece of a listing.
+#[derive(Debug)]
+struct Asked {
+    before: Option<i64>,
+    /// None: all.
+    among: Option<Vec<i64>>,
+    limit: usize,
+}
+
+async fn list_matching(
+    conn: &mut Conn,
+    filter: &JobFilter,
+    wanted: &Wanted,
+    workers: Option<&Workers>,
+    asked: &Asked,
+) -> Result<Vec<i64>> {
+    let states: Option<Vec<String>> = filter
         .states
         .as_ref()
         .map(|states| states.iter().map(|s| s.as_str().to_owned()).collect());
-    let states: Option<Vec<String>> = states;
     let kinds: Option<Vec<String>> = filter
         .kinds
         .as_ref()
         .map(|kinds| kinds.iter().map(|k| k.as_str().to_owned()).collect());
-    // What a user typed is text, not a pattern.
-    let pattern = wanted.text.as_ref().map(|text| {
-        let escaped = text
-            .replace('\\', r"\\")
-            .replace('%', r"\%")
-            .replace('_', r"\_");
-        format!("%{escaped}%")
-    });
-    // Once for the listing, not once for each job that is looked at.
-    let workers = match &wanted.worker_name {
-        Some(name) => Some(list_worker_ids(conn, name).await?),
-        None => None,
-    };
     let ids = sqlx::query_scalar!(
         r#"SELECT j.id
            FROM jobs j
            JOIN pipelines p ON p.id = j.pipeline_id
-           LEFT JOIN open_jobs o ON o.job_id = j.id
+           LEFT JOIN LATERAL (
+               -- Job by job: Postgres would rather read all that are open, of which there may be a million.
+               SELECT w.state, w.attempt FROM open_jobs w WHERE w.job_id = j.id OFFSET 0
+           ) o ON true
            WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
              AND CASE WHEN $2::bigint IS NULL THEN j.array_job_id IS NULL ELSE j.array_job_id = $2 END
              AND ($3::text[] IS NULL OR
@@ -79,45 +114,30 @@ pub async fn list_job_ids(
              AND ($5::text IS NULL OR j.name ILIKE $5 OR p.name ILIKE $5)
              AND ($6::uuid[] IS NULL OR EXISTS (
                   SELECT FROM attempt_ranks r
-                  WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND r.worker_id = ANY ($6)))
+                  WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND r.worker_id = ANY ($6)
+                  -- Asked of each job: Postgres would rather gather all ranks that the worker ever had.
+                  OFFSET 0))
              AND ($7::bigint IS NULL OR j.id < $7)
              AND ($9::bigint[] IS NULL OR j.id = ANY ($9))
              AND ($10::text[] IS NULL OR j.project = ANY ($10))
+             AND ($11::bigint IS NULL OR j.id BETWEEN $11 AND $12)
            ORDER BY j.id DESC
            LIMIT $8"#,
         filter.pipeline.map(|id| id.0),
         filter.array.map(|id| id.0),
         states.as_deref(),
         kinds.as_deref(),
-        pattern,
-        workers.as_deref(),
-        filter.before.map(|id| id.0),
-        i64::try_from(limit).unwrap_or(i64::MAX),
-        among.as_deref(),
+        wanted.text.as_deref().map(pattern),
+        workers.map(|workers| &workers.ids[..]),
+        asked.before,
+        i64::try_from(asked.limit).unwrap_or(i64::MAX),
+        asked.among.as_deref(),
         filter.projects.as_deref(),
+        workers.map(|workers| workers.first),
+        workers.map(|workers| workers.last),
     )
     // Planned for this filter, each time: a plan that Postgres keeps for all filters goes through every job.
     .persistent(false)
-    .fetch_all(conn.sql())
-    .await?;
-    Ok(ids.into_iter().map(JobId).collect())
-}
-
-/// The workers that have or had a name.
-async fn list_worker_ids(conn: &mut Conn, name: &str) -> Result<Vec<Uuid>> {
-    let ids = sqlx::query_scalar!("SELECT id FROM workers WHERE name = $1", name)
-        .fetch_all(conn.sql())
-        .await?;
-    Ok(ids)
-}
-
-/// Jobs that are open, without elements; or the open elements of an array.
-async fn list_open_ids(conn: &mut Conn, array: Option<i64>) -> Result<Vec<i64>> {
-    let ids = sqlx::query_scalar!(
-        "SELECT job_id FROM open_jobs
-         WHERE CASE WHEN $1::bigint IS NULL THEN array_job_id IS NULL ELSE array_job_id = $1 END",
-        array,
-    )
     .fetch_all(conn.sql())
     .await?;
     Ok(ids)

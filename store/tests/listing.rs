@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::support::bench::Bench;
 use crate::support::{self, at, pipeline, place, spec};
+use marquee_domain::end::AttemptEnd;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, JobKind, JobSpec};
@@ -11,7 +12,9 @@ use marquee_store::jobs::{self, JobFilter};
 use marquee_store::listing::{self, Wanted};
 use marquee_store::needs::release;
 use marquee_store::testing::TestDatabase;
-use marquee_store::transitions::{list_open_elements, mark_job_requeued, mark_jobs_cancelled};
+use marquee_store::transitions::{
+    list_open_elements, mark_job_failed, mark_job_requeued, mark_jobs_cancelled, mark_jobs_revived,
+};
 use marquee_store::workers::mark_worker_online;
 use marquee_store::{Tx, attempts};
 
@@ -361,4 +364,146 @@ async fn an_array_is_queued_with_its_elements_and_not_before() {
     assert_eq!((released.arrays, released.queued), (vec![array], vec![]));
     let elements = list_open_elements(&mut tx, array).await.unwrap();
     assert!(elements.iter().all(|e| e.state == JobStateName::Queued));
+}
+
+/// Few candidates are gathered for some filters, and all jobs gone through for others; pages cut through both.
+#[tokio::test]
+async fn where_jobs_are_looked_for_changes_nothing_of_what_is_found() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let mut bench = Bench::new(&mut tx).await;
+    let other = support::hello(2, "w2");
+    mark_worker_online(&mut tx, &other, at(0)).await.unwrap();
+    for _ in 0..3 {
+        for state in JobStateName::ALL {
+            bench.job_in(&mut tx, state).await;
+        }
+        // It has failed once, and is queued again.
+        let (pair, attempt) = bench.job_in(&mut tx, JobStateName::Failed).await;
+        mark_jobs_revived(&mut tx, &[(pair.job, attempt)], "again", "test", at(3))
+            .await
+            .unwrap();
+    }
+    let mut many = spec("many", 1);
+    many.array = Some(9);
+    let mut arrays = Vec::new();
+    for request in ["array-1", "array-2"] {
+        let (_, array) = lone(&mut tx, request, &many).await;
+        let elements = list_open_elements(&mut tx, array).await.unwrap();
+        for element in &elements[..4] {
+            let key = place(&mut tx, element.id, 0, other.id).await;
+            match element.id.0 - elements[0].id.0 {
+                0 => support::bench::succeed(&mut tx, key.job, key.attempt).await,
+                1 | 2 => {
+                    let failure = support::bench::failure();
+                    let end = AttemptEnd::Failed(failure.clone());
+                    attempts::mark_attempt_ended(&mut tx, key.job, key.attempt, &end, at(2))
+                        .await
+                        .unwrap();
+                    let running = [JobStateName::Running];
+                    mark_job_failed(&mut tx, key.job, 1, &running, &failure, at(2))
+                        .await
+                        .unwrap();
+                }
+                _ => {}
+            }
+        }
+        mark_jobs_cancelled(&mut tx, &[(elements[5].id, 0)], "no", None, "test", at(2))
+            .await
+            .unwrap();
+        arrays.push(array);
+    }
+    lone(&mut tx, "last", &spec("last", 1)).await;
+
+    let everything = JobFilter::default();
+    let mut all = jobs::list_jobs(&mut tx, &everything, 1_000).await.unwrap();
+    for array in &arrays {
+        let of_array = JobFilter {
+            array: Some(*array),
+            ..JobFilter::default()
+        };
+        all.extend(jobs::list_jobs(&mut tx, &of_array, 1_000).await.unwrap());
+    }
+    let each = JobStateName::ALL.into_iter().map(|state| Some(vec![state]));
+    let pairs = JobStateName::ALL.windows(2).map(|pair| Some(pair.to_vec()));
+    let all_states = [None, Some(JobStateName::ALL.to_vec())];
+    for states in each.chain(pairs).chain(all_states) {
+        for array in [None, Some(arrays[0]), Some(arrays[1])] {
+            for text in [None, Some("JO"), Some("nee"), Some("poster"), Some("zzz")] {
+                let filter = JobFilter {
+                    states: states.clone(),
+                    array,
+                    ..JobFilter::default()
+                };
+                let wanted = Wanted {
+                    text: text.map(Into::into),
+                    ..Wanted::default()
+                };
+                let matches = |job: &&jobs::Job| {
+                    let text = text.unwrap_or_default().to_lowercase();
+                    job.element.map(|element| element.array) == array
+                        && states
+                            .as_ref()
+                            .is_none_or(|states| states.contains(&job.state.name()))
+                        && [job.name.as_str(), "posters"]
+                            .iter()
+                            .any(|name| name.contains(&text))
+                };
+                let mut expected: Vec<JobId> =
+                    all.iter().filter(matches).map(|job| job.id).collect();
+                expected.sort_unstable_by(|a, b| b.cmp(a));
+                for size in [2, 100] {
+                    let mut page = filter.clone();
+                    let mut got: Vec<JobId> = Vec::new();
+                    loop {
+                        let ids = listing::list_job_ids(&mut tx, &page, &wanted, size)
+                            .await
+                            .unwrap();
+                        page.before = ids.last().copied();
+                        got.extend(&ids);
+                        if ids.len() < size {
+                            break;
+                        }
+                    }
+                    assert_eq!(got, expected, "{filter:?} {wanted:?} by {size}");
+                }
+            }
+        }
+    }
+}
+
+/// Words that are in many names, and names that are many, are looked for in each job.
+#[tokio::test]
+async fn a_word_is_found_however_many_names_there_are() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (_, rare) = lone(&mut tx, "rare", &spec("rare", 1)).await;
+    let wanted = |text: &str| Wanted {
+        text: Some(text.into()),
+        ..Wanted::default()
+    };
+    for (kind, sql) in [
+        // More jobs of one name than are gathered.
+        (
+            "many jobs",
+            "INSERT INTO pipelines (name, request_id, document_digest, created_at)
+             SELECT 'many', 'many-' || n, repeat('ab', 32), now() FROM generate_series(1, 10001) n;
+             INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks, state, attempt, max_attempts,
+                               created_at)
+             SELECT id, 0, 'common', 'command', '{}', 0, 1, 'succeeded', 1, 1, created_at FROM pipelines
+             WHERE name = 'many'",
+        ),
+        // More names than are compared.
+        (
+            "many names",
+            "UPDATE pipelines SET name = 'many-' || id WHERE name = 'many'",
+        ),
+    ] {
+        database.execute(sql).await;
+        for (text, count) in [("rare", 1), ("common", 100), ("many", 100), ("zzz", 0)] {
+            let ids = found(&mut tx, &JobFilter::default(), &wanted(text)).await;
+            assert_eq!(ids.len(), count, "{kind}: {text}");
+            assert!(count != 1 || ids == [rare], "{kind}: {text}");
+        }
+    }
 }
