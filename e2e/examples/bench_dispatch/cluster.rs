@@ -80,6 +80,25 @@ impl Cluster {
         })
     }
 
+    /// In order: what runs there ends, and nothing more begins.
+    pub(crate) fn stop_worker(&mut self) {
+        drop(self.worker.take().map(|mut worker| worker.stop()));
+    }
+
+    /// Kills the coordinator and starts it anew, with its worker, which has to be told of another port. Seconds until it
+    /// accepts.
+    pub(crate) async fn restart(&mut self) -> Result<f64> {
+        self.stop_worker();
+        self.coordinator.kill()?;
+        let start = Instant::now();
+        (self.coordinator, self.url) = start_coordinator(&self.bin, self.folder())?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.channel = Endpoint::from_shared(self.url.clone())?.connect().await?;
+        self.worker = Some(start_worker(&self.bin, self.folder(), &self.url)?);
+        self.wait_online().await?;
+        Ok(seconds)
+    }
+
     async fn wait_online(&self) -> Result<()> {
         let mut client = WorkersClient::new(self.channel());
         let start = Instant::now();

@@ -2,7 +2,7 @@
 //! Postgres. `cargo xtask bench dispatch` builds and runs this and prints the figures.
 //!
 //! It speaks to a cluster of its own: a coordinator with its private Postgres and one worker of two CPU
-//! devices (or workers that only talk, [`simulated`]), from any folder of binaries, so that two builds can be compared. What it counts it asks of
+//! devices (or workers that only talk, [`simulated`]; or a million jobs that are stored, [`stored`]), from any folder of binaries, so that two builds can be compared. What it counts it asks of
 //! Postgres and the kernel, never of the binaries, for an old build has no counters.
 //!
 //! Each line of stdout is one figure as JSON, see [`figure`].
@@ -14,6 +14,7 @@ mod figure;
 mod latency;
 mod reference;
 mod simulated;
+mod stored;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,19 +39,22 @@ struct Options {
     is_quick: bool,
     /// Workers that only talk, and nothing else.
     is_simulated: bool,
+    /// A cluster with much behind it, and nothing else.
+    is_stored: bool,
 }
 
 impl Options {
     fn read(words: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut words = words.into_iter();
         let mut bin = None;
-        let (mut quick, mut is_simulated) = (false, false);
+        let (mut quick, mut is_simulated, mut is_stored) = (false, false, false);
         let mut sizes = None;
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
                 "--quick" => quick = true,
                 "--simulated" => is_simulated = true,
+                "--stored" => is_stored = true,
                 "--sizes" => {
                     let words = words
                         .next()
@@ -64,7 +68,7 @@ impl Options {
                 }
                 other => {
                     bail!(
-                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N] [--simulated]"
+                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N] [--simulated | --stored]"
                     )
                 }
             }
@@ -85,6 +89,7 @@ impl Options {
                 window: Duration::from_secs(10),
                 is_quick: true,
                 is_simulated,
+                is_stored,
             }
         } else {
             Self {
@@ -94,6 +99,7 @@ impl Options {
                 window: Duration::from_secs(30),
                 is_quick: false,
                 is_simulated,
+                is_stored,
             }
         })
     }
@@ -104,6 +110,9 @@ async fn main() -> Result<()> {
     let options = Options::read(std::env::args().skip(1))?;
     if options.is_simulated {
         return simulated::measure(&options).await;
+    }
+    if options.is_stored {
+        return stored::measure(&options).await;
     }
     let cluster = Cluster::start(&options.bin).await?;
     let reference = Reference::measure(&cluster).await?;

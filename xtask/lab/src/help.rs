@@ -155,7 +155,8 @@ Groups:
   input     what of a training step waits for pictures, reads the clock, writes checkpoints
   dispatch  jobs of the program true: how long one takes, how many a second with up to 100,000 queued, what each
             asks of Postgres, beside bare processes, commits and calls; the same on workers that start nothing,
-            and what heartbeats of up to 10,000 workers cost (simulated); and a round of the scheduler
+            and what heartbeats of up to 10,000 workers cost (simulated); lists, a curve, dispatch and memory with
+            a million jobs behind and before them (stored); and a round of the scheduler
   page      the web page in Chromium with 100,000 jobs and 1,000,000 values stored, beside an empty cluster
 
 Options:

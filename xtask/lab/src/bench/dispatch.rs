@@ -14,7 +14,7 @@ use marquee_xtask::setup::Setup;
 use marquee_xtask::workspace::Workspace;
 use marquee_xtask::{process, report};
 
-pub(super) const PARTS: &[&str] = &["jobs", "simulated", "planner"];
+pub(super) const PARTS: &[&str] = &["jobs", "simulated", "stored", "planner"];
 
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let setup = Setup::ensure()?;
@@ -41,6 +41,16 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
             || {
                 let mut command = Command::new(example("bench_dispatch"));
                 command.arg("--bin-dir").arg(bin).arg("--simulated");
+                measure(setup.apply(&mut command), options, sheet)
+            },
+        )?;
+    }
+    if options.wants("stored") {
+        report::step(
+            &format!("measure: a million jobs stored, with {}", bin.display()),
+            || {
+                let mut command = Command::new(example("bench_dispatch"));
+                command.arg("--bin-dir").arg(bin).arg("--stored");
                 measure(setup.apply(&mut command), options, sheet)
             },
         )?;
