@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use marquee_postgres::{BIN_VARIABLE, Throwaway, by_environment};
 use marquee_store::testing::{self, Asker};
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,8 @@ const CATALOGUE: [&str; 10] = [
 const WITH_STRATEGIES: i64 = 150_000;
 /// A world takes seconds; one that takes this long hangs.
 const WORLD_WITHIN: Duration = Duration::from_secs(300);
-const POLL_EVERY: Duration = Duration::from_millis(5);
+/// A world takes a second of a core: looking more often would take its share of that.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// What a world's process says at its end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -254,6 +256,19 @@ struct Running {
     seed: u64,
     child: Child,
     since: Duration,
+    /// Its stdout and its stderr.
+    said: [Words; 2],
+}
+
+/// Reads what a process says while it runs: a pipe holds 64 KiB, and whoever says more would wait for a reader.
+type Words = JoinHandle<io::Result<String>>;
+
+fn listen(mut pipe: impl io::Read + Send + 'static) -> Words {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        pipe.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    })
 }
 
 /// Real time, since the machine's start. The clocks of the standard library stand still in this program:
@@ -306,10 +321,7 @@ impl Batch {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["world", &seed.to_string(), "--postgres"])
-            .arg(server.folder())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .arg(server.folder());
         if let Some(folder) = &self.timelines {
             command
                 .arg("--timeline")
@@ -318,34 +330,49 @@ impl Batch {
         if let Some(name) = &self.planted {
             command.args(["--planted", name]);
         }
-        Ok(Running {
-            seed,
-            child: command.spawn()?,
-            since: real_time(),
-        })
+        Running::start(seed, &mut command)
     }
 }
 
 impl Running {
+    fn start(seed: u64, command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            bail!("the process of seed {seed} has no output");
+        };
+        Ok(Self {
+            seed,
+            child,
+            since: real_time(),
+            said: [listen(stdout), listen(stderr)],
+        })
+    }
+
     fn look(mut self) -> (Self, bool) {
-        // Of a process that cannot be asked about, the output tells what became of it.
-        let has_ended = matches!(self.child.try_wait(), Ok(Some(_)) | Err(_));
+        let has_ended = self.has_ended();
         if !has_ended && real_time() - self.since > WORLD_WITHIN {
             let _ = self.child.kill();
         }
         (self, has_ended)
     }
 
+    fn has_ended(&mut self) -> bool {
+        // Of a process that cannot be asked about, the output tells what became of it.
+        matches!(self.child.try_wait(), Ok(Some(_)) | Err(_))
+    }
+
     /// The last line of its stdout; a process that died without one is wrong.
     fn report(mut self) -> anyhow::Result<Report> {
-        let (mut out, mut err) = (String::new(), String::new());
-        let (Some(stdout), Some(stderr)) = (&mut self.child.stdout, &mut self.child.stderr) else {
-            bail!("the process of seed {} has no output", self.seed);
-        };
-        // Read after the end and not meanwhile: a world prints one line, which a pipe holds.
-        stdout.read_to_string(&mut out)?;
-        stderr.read_to_string(&mut err)?;
         let status = self.child.wait()?;
+        let [out, err] = self.said.map(|words| match words.join() {
+            Ok(text) => text.map_err(anyhow::Error::from),
+            Err(_) => Err(anyhow!("whoever listens to a world has panicked")),
+        });
+        let (out, err) = (out?, err?);
         if let Some(Ok(report)) = out.lines().last().map(serde_json::from_str) {
             return Ok(report);
         }
@@ -362,5 +389,35 @@ impl Running {
             losses: 0,
             faults: BTreeMap::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_that_says_more_than_a_pipe_holds_comes_to_its_end() {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "yes loud | head -c 300000; yes louder | head -c 300000 >&2; exit 3",
+        ]);
+        let mut running = Running::start(7, &mut command).unwrap();
+        // Ten seconds at most: one that waits for a reader never ends.
+        let has_ended = (0..500).any(|_| {
+            std::thread::sleep(POLL_EVERY);
+            running.has_ended()
+        });
+        if !has_ended {
+            running.child.kill().unwrap();
+        }
+        assert!(has_ended, "it waits for somebody to read what it says");
+        let report = running.report().unwrap();
+        assert!(
+            report.wrong[0].contains("exit status: 3: louder"),
+            "{}",
+            &report.wrong[0][..80]
+        );
     }
 }

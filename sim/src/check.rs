@@ -9,7 +9,7 @@ use marquee_domain::resources::Device;
 
 use crate::clients::Told;
 use crate::faults::Planned;
-use crate::history::{History, Job};
+use crate::history::{History, Job, Pipeline};
 use crate::processes::{Ended, Life};
 
 /// A worker that was cut off takes so long to be heard again at most: until it notices, and until its next try comes
@@ -66,7 +66,7 @@ fn acknowledged(history: &History) -> Vec<String> {
             None => wrong.push(format!(
                 "{request} was acknowledged, and its pipeline {pipeline} is not there"
             )),
-            Some(row) if !row.request_id.starts_with(request.as_str()) => {
+            Some(row) if !is_of_request(row, request) => {
                 wrong.push(format!(
                     "{request} was given pipeline {pipeline}, which is of {}",
                     row.request_id
@@ -87,6 +87,13 @@ fn acknowledged(history: &History) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Whether a pipeline is stored under this request's id. The planted bug `submit-without-request-id` writes a time
+/// behind it; that world is to be found by the pipeline that is there twice, and not by this.
+fn is_of_request(row: &Pipeline, request: &str) -> bool {
+    let rest = row.request_id.strip_prefix(request);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" at "))
 }
 
 /// A job's attempts are numbered 1, 2, 3 and so on, and the job knows the newest.
@@ -451,8 +458,16 @@ pub fn losses(timeline: &str, faults: &[Planned]) -> Vec<String> {
     wrong
 }
 
-/// The children of an earlier attempt leave when a newer one is there: they are being stopped, which its grace and a
+/// The children of an earlier attempt leave when a newer one is there: they are being stopped, which their grace and a
 /// link that is cut delay. They live on only where their worker was judged lost, out of everybody's reach.
+///
+/// That the two are there at once is right, and was called wrong until seed 69. The contract (docs/reliability.md)
+/// promises that one attempt commits (2), that nothing of the old one is taken and that its devices are free only once
+/// nothing of it is left (9), and that a lost host's job is placed again within 15 s (6). It does not promise that the
+/// old children have left when the new ones begin: to wait for one that does not listen would cost its whole grace, and
+/// to wait for one that cannot be reached would have no end. So the newer attempt begins on other devices; `devices`
+/// holds that these are others, `commits` and the audit's rule 3c hold that the old one gives nothing any more. What is
+/// left to ask here is that the old one is really being stopped, and that is a matter of time.
 #[must_use]
 pub fn generations(history: &History, timeline: &str) -> Vec<String> {
     let lost: Vec<Loss<'_>> = lost(timeline).collect();

@@ -16,6 +16,7 @@ pub mod faults;
 pub mod history;
 pub mod machine;
 pub mod place;
+pub mod planted;
 pub mod processes;
 pub mod relay;
 pub mod script;

@@ -7,7 +7,7 @@ use marquee_domain::artifact::Digest;
 
 use super::*;
 use crate::faults::Fault;
-use crate::history::{Artifact, Attempt, Need, Pipeline, RankRow};
+use crate::history::{Artifact, Attempt, Need, RankRow};
 
 fn life(job: i64, attempt: u32, rank: u32, from_to: (u64, u64)) -> Life {
     let key = RankKey::new(job, attempt, rank);
@@ -118,6 +118,11 @@ fn what_was_acknowledged_is_there_once() {
         });
     });
     assert!(has(&twice, "is there 2 times"), "{twice:?}");
+    let anothers = broken(|h| h.pipelines[0].request_id = "request-01".into());
+    assert!(
+        has(&anothers, "given pipeline 1, which is of request-01"),
+        "{anothers:?}"
+    );
     let fewer = broken(|h| drop(h.jobs.remove(&2)));
     assert!(has(&fewer, "makes 2 jobs, and 1 are there"), "{fewer:?}");
 }
