@@ -127,7 +127,9 @@ fn hosts(busy: u32) -> Vec<Host> {
             capability: (9, 0),
             memory_mib: 81_920,
             part: None,
+            uuid: format!("GPU-{index}"),
             fault: None,
+            quarantine: None,
         };
         let held = Held {
             // Beyond the numbers of all pending jobs.

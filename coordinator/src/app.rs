@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
+use crate::faults::Faults;
 use crate::index::Index;
 use crate::rates::Rates;
 use crate::role::Role;
@@ -59,6 +60,8 @@ pub struct App {
     pub sessions: Sessions,
     /// Shares of hosts' rates that fetch ranks have.
     pub rates: Rates,
+    /// Device faults of ranks, by GPU.
+    pub faults: Faults,
     /// Where the keys are by which secrets for jobs are encrypted.
     pub secret_keys: SecretKeys,
     /// Which cluster this is.
@@ -91,6 +94,8 @@ pub struct Settings {
     /// How long certificates of workers and of coordinators are good.
     pub worker_certificate: TimeDelta,
     pub server_certificate: TimeDelta,
+    /// How long a GPU is tested by itself once evidence has put it into quarantine. None: nobody tests it unasked.
+    pub burn_in_minutes: Option<u32>,
 }
 
 impl Default for Settings {
@@ -103,6 +108,7 @@ impl Default for Settings {
             settle: Duration::from_secs(1),
             worker_certificate: WORKER_LIFE,
             server_certificate: SERVER_LIFE,
+            burn_in_minutes: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 pub use self::objects::ObjectStore;
 use crate::access::{Group, Rule};
 use crate::app::Settings;
+use crate::lifecycle::BURN_IN_MINUTES_MAX;
 use crate::trust::authority::Files;
 use crate::trust::init::Place;
 
@@ -43,7 +44,7 @@ const TIMES_MS: std::ops::RangeInclusive<u64> = 0..=86_400_000;
 const ADDRESS_MAX_BYTES: usize = 260;
 
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "listen",
     "address",
     "data_dir",
@@ -59,6 +60,7 @@ const KEYS: [&str; 29] = [
     "database_url",
     "postgres_bin",
     "secrets_key",
+    "burn_in_minutes",
     "tls.cert",
     "tls.key",
     "tls.client_ca",
@@ -260,6 +262,7 @@ impl Config {
         match key {
             "listen" => Some(self.listen.to_string()),
             "data_dir" => Some(self.data_dir.display().to_string()),
+            "burn_in_minutes" => self.settings.burn_in_minutes.map(|n| n.to_string()),
             "timing.lease_ms" => ms(self.settings.lease),
             "timing.heartbeat_every_ms" => ms(self.settings.heartbeat_every),
             "timing.poll_every_ms" => ms(self.settings.poll_every),
@@ -505,6 +508,10 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
         settle: default.settle,
         worker_certificate: life("timing.worker_certificate_s", default.worker_certificate)?,
         server_certificate: life("timing.server_certificate_s", default.server_certificate)?,
+        burn_in_minutes: values
+            .number("burn_in_minutes", 0..=u64::from(BURN_IN_MINUTES_MAX))?
+            .and_then(|minutes| u32::try_from(minutes).ok())
+            .filter(|minutes| *minutes > 0),
     };
     let bad = |key, value: Duration, problem: &str| {
         Err(values.wrong(key, value.as_millis(), problem).into())

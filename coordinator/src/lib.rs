@@ -23,6 +23,7 @@ mod doorman;
 mod draw;
 pub mod election;
 pub mod env;
+pub mod faults;
 pub mod forecast;
 pub mod index;
 pub mod lifecycle;
@@ -264,6 +265,7 @@ async fn assemble(
         reports: session::Counter::default(),
         sessions: session::Sessions::default(),
         rates: rates::Rates::default(),
+        faults: faults::Faults::default(),
         secret_keys: secret_keys(config),
         cluster,
         process,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use marquee_domain::evidence::EvidenceKind;
 use marquee_domain::failure::FailureClass;
 pub(crate) use marquee_domain::figures::CONTENT_TYPE;
 use marquee_domain::figures::{Kind, Text};
@@ -52,6 +53,8 @@ struct Counts {
     placing: BTreeMap<JobId, Instant>,
     dispatched: Histogram,
     workers_lost: u64,
+    burn_ins_passed: u64,
+    burn_ins_failed: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -127,6 +130,16 @@ pub(crate) fn attempt_failed(class: FailureClass) {
 /// Nothing was heard from a worker for a whole lease.
 pub(crate) fn worker_lost() {
     counts().workers_lost += 1;
+}
+
+/// A burn-in ended, and what followed is stored.
+pub(crate) fn burn_in_ended(has_passed: bool) {
+    let mut counts = counts();
+    if has_passed {
+        counts.burn_ins_passed += 1;
+    } else {
+        counts.burn_ins_failed += 1;
+    }
 }
 
 fn name_of(code: tonic::Code) -> &'static str {
@@ -302,7 +315,35 @@ fn of_index(app: &App, text: &mut Text) {
     for (kind, count) in kinds {
         text.value(&[("kind", kind)], f64::from(count.closed));
     }
+    of_quarantines(&open.workers, text);
     of_gpus(app, &open.workers, text);
+}
+
+/// What put a GPU into quarantine that somebody put there.
+const BY_HAND: &str = "by_hand";
+
+fn of_quarantines(workers: &[marquee_store::workers::Worker], text: &mut Text) {
+    let here = workers
+        .iter()
+        .filter(|worker| worker.state != WorkerState::Left);
+    let standings = here.filter_map(|worker| worker.standing.as_ref().ok());
+    let causes = standings.flat_map(|standing| standing.gpus.values());
+    let mut by_cause: BTreeMap<&str, u32> = BTreeMap::new();
+    for quarantine in causes {
+        let first = quarantine.evidence.first();
+        let cause = first.map_or(BY_HAND, |evidence| evidence.kind.as_str());
+        *by_cause.entry(cause).or_default() += 1;
+    }
+    text.family(
+        "marquee_gpus_quarantined",
+        Kind::Gauge,
+        "GPUs in quarantine, by what spoke against them first.",
+    );
+    let kinds = EvidenceKind::ALL.into_iter().map(EvidenceKind::as_str);
+    for cause in kinds.chain([BY_HAND]) {
+        let gpus = by_cause.get(cause).copied().unwrap_or_default();
+        text.value(&[("cause", cause)], f64::from(gpus));
+    }
 }
 
 fn of_gpus(app: &App, workers: &[marquee_store::workers::Worker], text: &mut Text) {
@@ -447,6 +488,13 @@ fn of_counts(text: &mut Text) {
         "Workers from which nothing was heard for a whole lease.",
     );
     text.value(&[], counts.workers_lost as f64);
+    text.family(
+        "marquee_burn_ins_total",
+        Kind::Counter,
+        "Burn-ins of GPUs that have ended, by whether the GPU came back.",
+    );
+    text.value(&[("outcome", "passed")], counts.burn_ins_passed as f64);
+    text.value(&[("outcome", "failed")], counts.burn_ins_failed as f64);
     text.family(
         "marquee_time_to_place_seconds",
         Kind::Histogram,

@@ -16,6 +16,7 @@ mod env;
 mod freeze;
 mod full;
 mod hangs;
+mod health;
 mod hostile;
 mod idle;
 mod leaving;

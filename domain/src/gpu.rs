@@ -6,6 +6,8 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::evidence::Evidence;
+
 /// One look at one GPU.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpuReading {
@@ -65,6 +67,12 @@ pub struct GpuReading {
     pub mig_enabled: Option<bool>,
     /// "P0" (fastest) to "P15".
     pub performance_state: String,
+    /// What speaks against it and outlasts restarts of its worker.
+    pub evidence: Vec<Evidence>,
+    /// Rows of its memory wait to be remapped, or pages to be retired, until it is reset; None: it does not tell.
+    pub memory_repair_pending: Option<bool>,
+    /// A row of its memory could not be remapped; None: it does not tell.
+    pub memory_repair_failed: Option<bool>,
 }
 
 /// An error that the driver reported of a GPU.

@@ -12,6 +12,7 @@ pub mod child;
 pub mod doctor;
 pub mod end;
 pub mod env;
+pub mod evidence;
 pub mod failure;
 pub mod figures;
 pub mod flavour;

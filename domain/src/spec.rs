@@ -28,7 +28,7 @@ pub use settings::{
     LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
-pub use sharing::{HostRules, Sharing};
+pub use sharing::{HostRules, OneGpu, Sharing};
 pub use values::{ArrayValues, value_text, value_variable};
 pub use watch::{OnDisconnect, Watch};
 
@@ -258,6 +258,12 @@ impl JobSpec {
             Some(ArrayElement { index, .. }) => format!("{}[{index}]", self.name),
             None => self.name.to_string(),
         }
+    }
+
+    /// Whether it tests one GPU that is in quarantine: the trainer does that, under the name of a command.
+    #[must_use]
+    pub fn is_burn_in(&self) -> bool {
+        self.sharing.hosts.gpu.is_some()
     }
 
     /// How the job `name`, which this one needs, must end.

@@ -112,11 +112,15 @@ pub enum ErrorCode {
     SecretRefused,
     /// A step from one authority to the next would shut somebody out, or is not the next one.
     RotationNotReady,
+    /// The GPU is not in quarantine, or cannot be tested where it is.
+    CannotBurnIn,
+    /// A burn-in of the GPU is under way.
+    BurnInAtWork,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -159,6 +163,8 @@ impl ErrorCode {
         Self::RotationNotReady,
         Self::ObjectStoreAway,
         Self::ObjectStoreRefuses,
+        Self::CannotBurnIn,
+        Self::BurnInAtWork,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -219,6 +225,8 @@ impl ErrorCode {
             Self::SecretNotFound => "MQ0388",
             Self::SecretRefused => "MQ0389",
             Self::RotationNotReady => "MQ0390",
+            Self::CannotBurnIn => "MQ0397",
+            Self::BurnInAtWork => "MQ0398",
         }
     }
 
@@ -227,7 +235,10 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused | Self::UserExists | Self::ScheduleExists => Code::AlreadyExists,
+            Self::RequestIdReused
+            | Self::UserExists
+            | Self::ScheduleExists
+            | Self::BurnInAtWork => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
@@ -251,6 +262,7 @@ impl ErrorCode {
             | Self::NoSecretKey
             | Self::CannotRehearse
             | Self::RotationNotReady
+            | Self::CannotBurnIn
             | Self::SafeMode => Code::FailedPrecondition,
             Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned

@@ -4,6 +4,7 @@
 //! side and forgotten here does not compile.
 
 use chrono::{DateTime, Utc};
+use marquee_domain::evidence::{Evidence, EvidenceKind, clean};
 use marquee_domain::gpu::{GpuProcess, GpuReading, GpuSample, XidError};
 
 use crate::convert::{datetime, timestamp};
@@ -11,7 +12,7 @@ use crate::v1;
 
 /// A reading of the other side: the same fields, but for the times in it.
 macro_rules! reading {
-    ($from:ident, $at:expr) => {
+    ($from:ident, $at:expr, $evidence:expr) => {
         Self {
             at: $at($from.at),
             xids: $from.xids.into_iter().map(Into::into).collect(),
@@ -52,20 +53,58 @@ macro_rules! reading {
             compute_mode: $from.compute_mode,
             mig_enabled: $from.mig_enabled,
             performance_state: $from.performance_state,
+            evidence: $from.evidence.into_iter().filter_map($evidence).collect(),
+            memory_repair_pending: $from.memory_repair_pending,
+            memory_repair_failed: $from.memory_repair_failed,
         }
     };
 }
 
 impl From<GpuReading> for v1::GpuReading {
     fn from(reading: GpuReading) -> Self {
-        reading!(reading, to_wire)
+        reading!(reading, to_wire, |piece| Some(evidence_to_wire(piece)))
     }
 }
 
 impl From<v1::GpuReading> for GpuReading {
     fn from(reading: v1::GpuReading) -> Self {
-        reading!(reading, from_wire)
+        reading!(reading, from_wire, evidence_from_wire)
     }
+}
+
+/// A piece of evidence for the wire.
+#[must_use]
+pub fn evidence_to_wire(evidence: Evidence) -> v1::GpuEvidence {
+    let Evidence {
+        kind,
+        code,
+        first_at,
+        last_at,
+        count,
+        text,
+    } = evidence;
+    v1::GpuEvidence {
+        kind: kind.as_str().to_owned(),
+        code,
+        first_at: Some(timestamp(first_at)),
+        last_at: Some(timestamp(last_at)),
+        count,
+        text,
+    }
+}
+
+/// None of a piece of a kind that this version does not know, or without a time: it could not be told from others.
+#[must_use]
+pub fn evidence_from_wire(evidence: v1::GpuEvidence) -> Option<Evidence> {
+    let last_at = from_wire(evidence.last_at)?;
+    Some(Evidence {
+        kind: EvidenceKind::from_word(&evidence.kind)?,
+        code: evidence.code,
+        first_at: from_wire(evidence.first_at).unwrap_or(last_at).min(last_at),
+        last_at,
+        count: evidence.count,
+        text: clean(&evidence.text),
+    })
 }
 
 impl From<XidError> for v1::XidError {
@@ -200,7 +239,38 @@ mod tests {
             compute_mode: "compute_mode".into(),
             mig_enabled: Some(true),
             performance_state: "performance_state".into(),
+            evidence: EvidenceKind::ALL
+                .into_iter()
+                .map(|kind| Evidence {
+                    kind,
+                    code: 79,
+                    first_at: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+                    last_at: DateTime::from_timestamp(1_800_000_060, 5_000).unwrap(),
+                    count: u64::MAX,
+                    text: "NVRM: Xid".into(),
+                })
+                .collect(),
+            memory_repair_pending: Some(true),
+            memory_repair_failed: Some(false),
         }
+    }
+
+    #[test]
+    fn evidence_that_cannot_be_told_from_other_is_left_out() {
+        let at = Some(timestamp(
+            DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+        ));
+        let piece = |kind: &str, last_at| v1::GpuEvidence {
+            kind: kind.into(),
+            last_at,
+            text: "a\nb".repeat(1_000),
+            ..v1::GpuEvidence::default()
+        };
+        assert_eq!(evidence_from_wire(piece("of a later version", at)), None);
+        assert_eq!(evidence_from_wire(piece("xid", None)), None);
+        let kept = evidence_from_wire(piece("xid", at)).unwrap();
+        assert_eq!(kept.first_at, kept.last_at);
+        assert!(kept.text.len() <= 300 && !kept.text.contains('\n'));
     }
 
     #[test]

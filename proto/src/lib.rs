@@ -4,7 +4,7 @@
 pub mod certificate;
 pub mod convert;
 pub mod error;
-mod gpu;
+pub mod gpu;
 mod secret;
 
 /// Messages, clients and servers of package `marquee.v1`.

@@ -14,6 +14,7 @@
     reason = "counts of pictures and steps are far below 2^53"
 )]
 
+mod burn_in;
 mod checkpoint;
 mod child;
 mod compat;
@@ -48,6 +49,7 @@ mod tensors;
 mod train;
 mod training_record;
 
+pub use burn_in::BurnIn;
 pub use child::run_as_child;
 pub use error::RunError;
 pub use facts::Facts;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
-use marquee_trainer::{Facts, Lab, Size, leave, run_as_child, say, serve};
+use marquee_trainer::{BurnIn, Facts, Lab, Size, leave, run_as_child, say, serve};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -58,6 +58,8 @@ enum Command {
         #[arg(long)]
         until_eof: bool,
     },
+    /// Test a GPU: memory, products against the CPU's, a short training; exit 1 where something is wrong
+    BurnIn(BurnIn),
     #[command(flatten)]
     Lab(Lab),
     /// List the models of the zoo
@@ -111,6 +113,7 @@ impl Command {
                     ExitCode::FAILED
                 }
             },
+            Self::BurnIn(burn_in) => burn_in.run(),
             Self::Lab(lab) => lab.run(),
             Self::Models => {
                 MODELS.iter().for_each(|name| say(name));

@@ -274,6 +274,18 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "index": gpu.index,
             "reason": gpu.reason,
             "by": gpu.by,
+            "uuid": text(&gpu.uuid),
+            "automatic": gpu.automatic,
+            "evidence": gpu.evidence.iter().map(|piece| json!({
+                "kind": piece.kind,
+                "code": piece.code,
+                "first_at": time(piece.first_at.as_ref()),
+                "last_at": time(piece.last_at.as_ref()),
+                "count": piece.count,
+                "text": piece.text,
+            })).collect::<Vec<_>>(),
+            "burn_in_job": gpu.burn_in_job,
+            "burn_in_failure": text(&gpu.burn_in_failure),
         })).collect::<Vec<_>>(),
         "windows": worker.windows.iter().map(window).collect::<Vec<_>>(),
         "cache": worker.cache.map(|cache| json!({

@@ -72,6 +72,45 @@ impl View for Workers<'_> {
     }
 }
 
+/// A burn-in that was submitted.
+#[derive(Debug)]
+pub struct BurnIn<'a> {
+    pub job: i64,
+    pub worker: &'a str,
+    pub gpu: u32,
+    pub minutes: u32,
+}
+
+impl View for BurnIn<'_> {
+    fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
+        let Self {
+            job,
+            worker,
+            gpu,
+            minutes,
+        } = self;
+        page.line(format!(
+            "job {job} tests gpu {gpu} of {worker} for {minutes} min; if it passes, the quarantine ends"
+        ));
+        page.line(format!(
+            "\"marquee logs {job} --follow\" shows how far it is, \"marquee workers\" what came of it"
+        ));
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        serde_json::json!({
+            "job_id": self.job,
+            "worker": self.worker,
+            "gpu": self.gpu,
+            "minutes": self.minutes,
+        })
+    }
+
+    fn ids(&self) -> Vec<String> {
+        vec![self.job.to_string()]
+    }
+}
+
 /// The maintenance windows of workers.
 #[derive(Debug)]
 pub struct Windows<'a>(pub &'a [Worker]);

@@ -222,7 +222,7 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         host_was_stopped: was_stopped_in_order(&config, identity.boot),
         boot: identity.boot,
         worker_id: identity.worker,
-        gpus: Gpus::start(&inventory.gpus),
+        gpus: Gpus::start(&inventory.gpus, &config.data_dir, identity.boot),
         inventory,
         cache,
         base_env: BaseEnv::new(

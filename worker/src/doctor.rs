@@ -25,7 +25,7 @@ pub async fn run(file: Option<&Path>, flags: Settings) -> Report {
     let mut checks = Vec::new();
     let config = settings(file, flags, &mut checks);
     let trainer = trainer::look(&config, &mut checks).await;
-    let gpus = gpus::look(&trainer, &mut checks).await;
+    let gpus = gpus::look(&config, &trainer, &mut checks).await;
     trainer::nccl(&config, &trainer, gpus, &mut checks).await;
     host::look(&config, gpus > 0, &mut checks).await;
     cluster::look(&config, &mut checks).await;

@@ -3,18 +3,21 @@
 //!
 //! Invariant: NVML is asked by one thread (`sampler`) that nobody waits for. A device is ill when
 //! it does not answer, has an uncorrectable ECC error, fell off the bus or is slowed down by its hardware for
-//! heat; it is well again when it answers again. Not here: judging whether a job may use a device (the coordinator's scheduler).
+//! heat; it is well again when it answers again. What must not be forgotten by then is evidence (`book`). Not here: judging whether a job may use a device (the coordinator's scheduler).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use marquee_domain::gpu::GpuReading;
+use marquee_domain::ids::BootId;
 use marquee_domain::resources::GpuInfo;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::error;
 
+mod book;
 mod health;
 pub mod nvml;
 pub mod parts;
@@ -23,6 +26,8 @@ pub mod series;
 pub mod visible;
 mod xid;
 
+use book::Book;
+pub(crate) use book::kept_evidence;
 use health::History;
 use nvml_wrapper::Nvml;
 use sampler::Sampler;
@@ -55,9 +60,9 @@ pub struct Gpus {
 }
 
 impl Gpus {
-    /// Starts to sample; without GPUs there is nothing to start.
+    /// Starts to sample, and keeps in the data folder what speaks against a GPU; without GPUs there is nothing to start.
     #[must_use]
-    pub fn start(gpus: &[GpuInfo]) -> Self {
+    pub fn start(gpus: &[GpuInfo], data_dir: &Path, boot: BootId) -> Self {
         // Named before anything is asked: a GPU whose driver never answers is listed too.
         let readings = gpus.iter().map(|gpu| GpuReading {
             index: gpu.index,
@@ -73,7 +78,8 @@ impl Gpus {
         let (out, newest) = watch::channel(first);
         let asking = Arc::new(AtomicU32::new(NOT_AT_WORK));
         if !gpus.is_empty() {
-            let sampler = Sampler::new(gpus, out, Arc::clone(&asking));
+            let book = Book::open(data_dir, &boot.to_string());
+            let sampler = Sampler::new(gpus, out, Arc::clone(&asking), book);
             let thread = std::thread::Builder::new().name("nvml".into());
             if let Err(error) = thread.spawn(move || sampler.run()) {
                 error!(%error, "no thread for NVML: GPUs are not watched");
@@ -168,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_host_without_gpus_has_no_readings_and_no_thread() {
-        let gpus = Gpus::start(&[]);
+        let gpus = Gpus::start(&[], Path::new("/nowhere"), BootId(uuid::Uuid::nil()));
         assert!(gpus.is_empty() && !gpus.has_sampled());
         assert_eq!(gpus.readings(), []);
     }

@@ -197,6 +197,13 @@ pub(crate) fn own_cgroups() -> Vec<(Vec<String>, String)> {
         .collect()
 }
 
+/// For how long the kernel has run; None: it does not say.
+pub(crate) fn uptime() -> Option<std::time::Duration> {
+    use procfs::Current as _;
+    let uptime = procfs::Uptime::current().ok()?;
+    std::time::Duration::try_from_secs_f64(uptime.uptime).ok()
+}
+
 /// The kernel's boot id: when it changed, no process of the old boot lives.
 pub(crate) fn boot_id() -> io::Result<String> {
     procfs::sys::kernel::random::boot_id().map_err(io::Error::other)

@@ -338,6 +338,7 @@ impl Session {
                 v1::WorkerFeature::StartWithAssign.into(),
                 v1::WorkerFeature::Lease.into(),
                 v1::WorkerFeature::Secrets.into(),
+                v1::WorkerFeature::BurnIn.into(),
             ],
             cluster_id: self.cluster.to_wire(),
             leaving: self.supervisor.is_leaving(),

@@ -1,9 +1,10 @@
-//! `marquee drain`, `marquee resume` and `marquee quarantine`: hosts that take no new work.
+//! `marquee drain`, `resume`, `quarantine` and `burn-in`: hosts and GPUs that take no new work, and how they come back.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
-use marquee_view::workers::Workers;
+use marquee_view::workers::{BurnIn, Workers};
+use uuid::Uuid;
 
 use crate::client::{Remote, Repeat, quick};
 use crate::clock;
@@ -63,6 +64,25 @@ pub(super) struct QuarantineArgs {
     /// End the quarantine
     #[arg(long)]
     lift: bool,
+}
+
+/// Test a GPU in quarantine, and bring it back if it passes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee burn-in gpu-3/2
+  marquee burn-in gpu-3/2 --minutes 60
+  marquee burn-in gpu-3/2 -o quiet | xargs marquee wait
+
+It is an ordinary job on that GPU alone: \"marquee logs\" shows how far it is, and \"marquee cancel\" ends it. The
+quarantine stays unless it passes (docs/gpu-health.md).")]
+pub(super) struct BurnInArgs {
+    /// A GPU of a worker
+    #[arg(value_name = "WORKER/GPU", value_parser = parse_gpu)]
+    place: Place,
+    /// For how long its products are compared with the CPU's
+    #[arg(long, default_value_t = 10, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1_440))]
+    minutes: u32,
 }
 
 /// A time, or a span from now on.
@@ -136,6 +156,14 @@ fn parse_place(text: &str) -> Result<Place, String> {
     })
 }
 
+fn parse_gpu(text: &str) -> Result<Place, String> {
+    let place = parse_place(text)?;
+    if place.gpu.is_none() {
+        return Err("which GPU is missing; write WORKER/2 for its GPU 2".to_owned());
+    }
+    Ok(place)
+}
+
 pub(super) async fn drain(args: DrainArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     // A moment and not a span: sent again it is the same deadline, and not a later one.
@@ -188,6 +216,33 @@ pub(super) async fn quarantine(args: QuarantineArgs, session: &Session) -> Resul
     show(&worker, session)
 }
 
+pub(super) async fn burn_in(args: BurnInArgs, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    let gpu = args.place.gpu.unwrap_or_default();
+    let request = v1::BurnInRequest {
+        worker_name: args.place.worker,
+        gpu,
+        minutes: args.minutes,
+        // Sent again it is the same job.
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let submitted = remote
+        .call(Repeat::Safe, async || {
+            remote.workers().burn_in(quick(request.clone())).await
+        })
+        .await?;
+    session.output.show(
+        &BurnIn {
+            job: submitted.job_id,
+            worker: &request.worker_name,
+            gpu,
+            minutes: args.minutes,
+        },
+        clock::now(),
+    )?;
+    Ok(())
+}
+
 fn show(worker: &v1::Worker, session: &Session) -> Result<()> {
     session
         .output
@@ -225,5 +280,7 @@ mod tests {
         assert_eq!(parse_place("gpu-3").unwrap().gpu, None);
         assert!(parse_place("gpu-3/x").unwrap_err().contains("WORKER/2"));
         assert!(parse_place("/2").is_err());
+        assert_eq!(parse_gpu("gpu-3/2").unwrap().gpu, Some(2));
+        assert!(parse_gpu("gpu-3").unwrap_err().contains("WORKER/2"));
     }
 }

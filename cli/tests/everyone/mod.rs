@@ -89,6 +89,7 @@ const ASKING: [&[&str]; 32] = [
     &["drain", "gpu-1"],
     &["resume", "gpu-1"],
     &["quarantine", "gpu-1/0"],
+    &["burn-in", "gpu-1/0"],
     &["project", "list"],
     &["project", "set", "vision", "--weight", "2"],
     &["quota"],

@@ -8,6 +8,7 @@ mod accounts;
 mod attempts;
 mod drains;
 mod foresight;
+mod health;
 mod idle;
 mod leases;
 mod retention;
@@ -45,7 +46,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
     let (old, said, timed) = (app.clone(), app.clone(), app.clone());
-    let (quiet, alive) = (app.clone(), app.clone());
+    let (quiet, alive, ill) = (app.clone(), app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -72,6 +73,7 @@ pub fn start(app: &App) -> JoinSet<()> {
         schedules::run(timed.clone())
     }));
     tasks.spawn(guarded("idle", stop(), move || idle::run(quiet.clone())));
+    tasks.spawn(guarded("health", stop(), move || health::run(ill.clone())));
     tasks.spawn(guarded("signs of life", stop(), move || {
         signs::run(alive.clone())
     }));
@@ -90,17 +92,19 @@ pub enum Loop {
     Signs,
     Drains,
     Idle,
+    Health,
     Accounts,
     Retention,
     Sweep,
 }
 
 impl Loop {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Schedule,
         Self::Attempts,
         Self::Drains,
         Self::Idle,
+        Self::Health,
         Self::Leases,
         Self::Signs,
         Self::Accounts,
@@ -119,6 +123,7 @@ pub async fn one_round(app: &App, of: Loop) -> lifecycle::Result<()> {
         Loop::Signs => signs::round(app).await,
         Loop::Drains => drains::round(app).await,
         Loop::Idle => idle::round(app).await,
+        Loop::Health => health::round(app).await,
         Loop::Accounts => accounts::round(app).await,
         Loop::Retention => retention::round(app).await.map(drop),
         Loop::Sweep => sweep::round(app).await.map(drop),

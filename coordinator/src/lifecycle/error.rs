@@ -129,6 +129,12 @@ pub enum LifecycleError {
     SecretRefused(String),
     #[error("{0}")]
     CannotRehearse(String),
+    #[error("{0}")]
+    CannotBurnIn(String),
+    #[error(
+        "{gpu} is being burnt in by job {job}; wait for it (\"marquee logs {job} --follow\"), or cancel it first (\"marquee cancel {job}\")"
+    )]
+    BurnInAtWork { gpu: String, job: JobId },
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -155,6 +161,8 @@ impl LifecycleError {
             | Self::Kept { .. }
             | Self::NotAged(_)
             | Self::CannotRehearse(_)
+            | Self::CannotBurnIn(_)
+            | Self::BurnInAtWork { .. }
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
@@ -236,6 +244,8 @@ impl From<LifecycleError> for Status {
             | LifecycleError::Kept { .. }
             | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
             LifecycleError::CannotRehearse(_) => ErrorCode::CannotRehearse,
+            LifecycleError::CannotBurnIn(_) => ErrorCode::CannotBurnIn,
+            LifecycleError::BurnInAtWork { .. } => ErrorCode::BurnInAtWork,
             LifecycleError::NoSecretKey(_) => ErrorCode::NoSecretKey,
             LifecycleError::SecretUnreadable(_) => ErrorCode::SecretUnreadable,
             LifecycleError::SecretNotFound(_) => ErrorCode::SecretNotFound,
@@ -303,6 +313,8 @@ impl From<LifecycleError> for Status {
             | ErrorCode::SecretNotFound
             | ErrorCode::SecretRefused
             | ErrorCode::RotationNotReady
+            | ErrorCode::CannotBurnIn
+            | ErrorCode::BurnInAtWork
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

@@ -12,6 +12,7 @@ mod array;
 mod cancel;
 mod dependents;
 mod error;
+mod health;
 mod hold;
 mod inputs;
 mod interrupt;
@@ -37,6 +38,10 @@ mod verdict;
 pub use cancel::{cancel_job, cancel_pipeline};
 pub use dependents::waits_for;
 pub use error::{LifecycleError, object_store_code};
+pub use health::{
+    AGAIN_BY_ITSELF_AFTER, BURN_IN_MINUTES, BURN_IN_MINUTES_MAX, OfWorker, WantedBurnIn, burn_in,
+    conclude as conclude_burn_in, newest_evidence, renumber, take_evidence,
+};
 pub use hold::{hold_job, release_job};
 pub use interrupt::{grow, move_away, move_job, preempt, stop_idle};
 pub use output::Outputs;

@@ -20,6 +20,8 @@ use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
 use super::{Result, again, dependents, inputs};
 use crate::app::App;
+use crate::faults::{Fault, GpuId};
+use crate::index::Open;
 use crate::metrics;
 
 /// What a settling changed, to be told once it is committed.
@@ -39,6 +41,13 @@ pub struct Settled {
     workers: Vec<WorkerId>,
     /// Jobs whose attempts can end once their outputs, or their inputs, are looked at.
     pub to_look_at: Vec<JobId>,
+    /// Jobs whose ranks were told to start, and why attempts failed: counted once they are committed, since a
+    /// transaction that is tried again would count them twice.
+    started: Vec<JobId>,
+    failures: Vec<FailureClass>,
+    /// Ranks with one GPU each that failed on it with a device fault, and those that did their work.
+    device_faults: Vec<Fault>,
+    worked: Vec<GpuId>,
     /// What a planted bug does in a transaction of its own.
     #[cfg(feature = "planted")]
     apart: Option<(Vec<JobId>, Vec<transitions::ArrayCount>, DateTime<Utc>)>,
@@ -57,6 +66,18 @@ impl Settled {
                 app.jobs_changed(&released);
                 Ok::<(), StoreError>(())
             });
+        }
+        for job in &self.started {
+            metrics::started(*job);
+        }
+        for class in &self.failures {
+            metrics::attempt_failed(*class);
+        }
+        for gpu in &self.worked {
+            app.faults.forget(gpu);
+        }
+        for fault in &self.device_faults {
+            app.faults.add(fault.clone());
         }
         app.jobs_changed(&self.changed);
         let is_left = |job: &&JobId| self.hold_devices.contains(*job);
@@ -199,7 +220,10 @@ pub async fn settle(
         };
         let changed = match verdict {
             Verdict::Wait | Verdict::Commit => continue,
-            Verdict::Start => start(tx, &live, now).await?,
+            Verdict::Start => {
+                settled.started.push(live.job);
+                start(tx, &live, now).await?
+            }
             Verdict::GoOn(lost) => go_on(tx, &live, &lost, now).await?,
             Verdict::Fail(failure) if inputs::are_to_blame(&live, &failure) => {
                 let Some(inputs) = outputs.inputs_of(&live) else {
@@ -208,12 +232,15 @@ pub async fn settle(
                 };
                 let (how, changed) = again::remedy(tx, &live, inputs, failure, now).await?;
                 settled.changed.extend(changed);
+                settled.failures.extend(class_of(&how));
                 end(tx, &live, how, app.random.unit(), now).await?
             }
             Verdict::Fail(failure) => {
                 let jitter = app.random.unit();
                 // Looked up before the end is written: by then the ranks say who it was.
                 let at_fault = at_fault(app, &live, failure.class);
+                settled.failures.push(failure.class);
+                settled.device_faults.extend(faults_of(app, &live, now));
                 let ended = end(tx, &live, AttemptEnd::Failed(failure), jitter, now).await?;
                 // Should this not be committed, it avoids a host for a while without need.
                 app.index.avoid(live.job, at_fault);
@@ -242,6 +269,7 @@ pub async fn settle(
     }
     // After the others, and all at once: an attempt that finished is kept, whatever was decided about those
     // beside it.
+    settled.worked = worked_on(app, &commits);
     settled.commit(tx, &commits, now).await?;
     settled.workers.sort_unstable();
     settled.workers.dedup();
@@ -315,7 +343,6 @@ async fn start(
 ) -> std::result::Result<Vec<JobId>, StoreError> {
     let (job, number) = (live.job, live.attempt.number);
     attempts::mark_attempt_running(tx, job, number, now).await?;
-    metrics::started(job);
     events::insert_event(tx, job, number.0, "every rank is prepared; started", now).await?;
     tracing::info!(%job, attempt = %number, ranks = live.ranks.len(), "attempt started");
     Ok(vec![job])
@@ -357,6 +384,63 @@ async fn go_on(
     Ok(vec![job])
 }
 
+/// The GPU of a rank whose job has no other on its host.
+fn only_gpu(open: &Open, job: JobId, rank: &RankRow) -> Option<GpuId> {
+    let gpus = open.gpus_of(job);
+    let here = gpus.iter().filter(|(worker, _)| *worker == rank.worker);
+    let [(worker, index)] = here.collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let known = open.workers.iter().find(|known| known.id == *worker)?;
+    let gpus = &known.inventory.as_ref().ok()?.gpus;
+    let gpu = gpus.iter().find(|gpu| gpu.index == *index)?;
+    Some((*worker, gpu.uuid.clone()))
+}
+
+/// The ranks of an attempt that failed with a device fault of their own. Looked up before their end is told: then their
+/// devices are not theirs any more.
+fn faults_of(app: &App, live: &Live, now: DateTime<Utc>) -> Vec<Fault> {
+    let open = app.index.open();
+    let Some(pipeline) = open.job(live.job).map(|known| known.pipeline) else {
+        return Vec::new();
+    };
+    let fault = |rank: &RankRow| {
+        let failure = rank.failure.as_ref()?;
+        (failure.class == FailureClass::DeviceFault).then_some(())?;
+        Some(Fault {
+            at: now,
+            gpu: only_gpu(&open, live.job, rank)?,
+            pipeline,
+            job: live.job,
+            message: failure.message.clone(),
+        })
+    };
+    live.ranks.iter().filter_map(fault).collect()
+}
+
+/// The GPUs on which attempts did their work, where there is anything that this could make forgotten.
+fn worked_on(app: &App, commits: &[(Live, Manifest)]) -> Vec<GpuId> {
+    if commits.is_empty() || app.faults.is_empty() {
+        return Vec::new();
+    }
+    let open = app.index.open();
+    let of = |live: &Live| -> Vec<GpuId> {
+        let ranks = live.ranks.iter();
+        ranks
+            .filter_map(|rank| only_gpu(&open, live.job, rank))
+            .collect()
+    };
+    commits.iter().flat_map(|(live, _)| of(live)).collect()
+}
+
+/// The class of an end that is a failure.
+fn class_of(end: &AttemptEnd) -> Option<FailureClass> {
+    match end {
+        AttemptEnd::Failed(failure) => Some(failure.class),
+        AttemptEnd::Interrupted { .. } | AttemptEnd::Cancelled | AttemptEnd::Succeeded => None,
+    }
+}
+
 /// Ends an attempt that committed nothing, and does with its job what follows.
 async fn end(
     tx: &mut Tx,
@@ -385,9 +469,6 @@ async fn end(
     let life = life.end_attempt(after, now).map_err(stale)?;
     // The state first, from the domain, then the row: a rule that says no must leave nothing written.
     attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
-    if let AttemptEnd::Failed(failure) = &end {
-        metrics::attempt_failed(failure.class);
-    }
     let (cause, message) = (end.cause(), end.message().unwrap_or_default());
     let failure = match &end {
         AttemptEnd::Failed(failure) => Some(failure),

@@ -48,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 78] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 79] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
@@ -80,6 +80,7 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 78] = [
     ("Workers", "DrainWorker", Govern, WRITES),
     ("Workers", "ResumeWorker", Govern, WRITES),
     ("Workers", "QuarantineWorker", Govern, WRITES),
+    ("Workers", "BurnIn", Govern, WRITES),
     ("Workers", "AddWindow", Govern, WRITES),
     ("Workers", "RemoveWindow", Govern, WRITES),
     // A host that is set up is diagnosed before it is known: version, time and the cluster's id.

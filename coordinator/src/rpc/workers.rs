@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::gpu::GpuReading;
 use marquee_domain::ids::{JobId, JobName, WorkerId};
-use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES};
-use marquee_domain::standing::{Decision, Drain, Standing};
+use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES, REQUEST_ID_MAX_BYTES};
+use marquee_domain::standing::{Decision, Drain, GpuQuarantine, Standing};
 use marquee_proto::convert::{self, BadField, timestamp};
+use marquee_proto::gpu::evidence_to_wire;
 use marquee_proto::v1;
 use marquee_store::jobs;
 use marquee_store::leader::{self, Living};
@@ -18,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::scope;
 use crate::app::App;
 use crate::caller::Caller;
-use crate::lifecycle::{self, LifecycleError};
+use crate::lifecycle::{self, BURN_IN_MINUTES, BURN_IN_MINUTES_MAX, LifecycleError, WantedBurnIn};
 
 /// In place of the name of a job that whoever asks may not look at.
 const OF_OTHERS: &str = "(another project's)";
@@ -109,6 +110,31 @@ impl WorkersService {
 }
 
 impl WorkersService {
+    /// The UUID of a worker's GPU, and when its worker saw the newest evidence against it. A share is known by its
+    /// number: its UUID is that of others, too.
+    fn gpu(&self, name: &str, index: u32) -> Option<(String, Option<DateTime<Utc>>)> {
+        let open = self.app.index.open();
+        let mut here = open.workers.iter();
+        let worker =
+            here.find(|worker| worker.name == name && worker.state != WorkerState::Left)?;
+        let gpus = &worker.inventory.as_ref().ok()?.gpus;
+        let uuid = &gpus.iter().find(|gpu| gpu.index == index)?.uuid;
+        let seen = lifecycle::newest_evidence(&self.app.sessions.gpus(worker.id), uuid);
+        let is_shared = gpus.iter().filter(|gpu| gpu.uuid == *uuid).count() > 1;
+        let by_evidence = worker.standing.as_ref().is_ok_and(|standing| {
+            standing
+                .quarantine_of(index, uuid)
+                .is_some_and(|(_, of)| !of.evidence.is_empty())
+        });
+        // What evidence closed is all of them.
+        let uuid = if is_shared && !by_evidence {
+            String::new()
+        } else {
+            uuid.clone()
+        };
+        Some((uuid, seen))
+    }
+
     async fn coordinators(&self) -> Result<v1::ListCoordinatorsResponse, LifecycleError> {
         let app = &self.app;
         let mut conn = app.db.read().await?;
@@ -217,15 +243,61 @@ impl v1::workers_server::Workers for WorkersService {
             format!("had {what} put into quarantine")
         };
         let decision = (!lift).then_some(decision);
+        let now = self.app.clock.now();
+        let known = gpu.and_then(|index| self.gpu(&name, index));
+        let (uuid, seen) = known.unwrap_or_default();
         let change = |standing: &mut Standing| {
             match (gpu, decision) {
                 (None, decision) => standing.quarantine = decision,
-                (Some(index), Some(decision)) => drop(standing.gpus.insert(index, decision)),
-                (Some(index), None) => drop(standing.gpus.remove(&index)),
+                (Some(index), Some(decision)) => {
+                    let uuid = Some(uuid.as_str()).filter(|uuid| !uuid.is_empty());
+                    standing.quarantine_gpu(index, uuid, decision);
+                }
+                (Some(index), None) => standing.lift_gpu((index, &uuid), seen, None, now),
             }
             Ok(())
         };
         self.set_standing(&name, &text, &caller, change).await
+    }
+
+    async fn burn_in(
+        &self,
+        request: Request<v1::BurnInRequest>,
+    ) -> Result<Response<v1::BurnInResponse>, Status> {
+        let caller = Caller::of(&request);
+        let v1::BurnInRequest {
+            worker_name,
+            gpu,
+            minutes,
+            request_id,
+        } = request.into_inner();
+        let request_id = convert::text("request_id", request_id, REQUEST_ID_MAX_BYTES)?;
+        if request_id.is_empty() {
+            return Err(BadField::missing("request_id").into());
+        }
+        if minutes > BURN_IN_MINUTES_MAX {
+            let why = format!("{minutes} is out of range; at most {BURN_IN_MINUTES_MAX} fit");
+            return Err(BadField::invalid("minutes", why).into());
+        }
+        let wanted = WantedBurnIn {
+            worker_name: &worker_name,
+            gpu,
+            minutes: if minutes == 0 {
+                BURN_IN_MINUTES
+            } else {
+                minutes
+            },
+            request_id: &request_id,
+            caller: &caller.to_string(),
+        };
+        let job = lifecycle::burn_in(&self.app, &wanted).await?;
+        let workers = self.list(&caller).await?;
+        Ok(Response::new(v1::BurnInResponse {
+            job_id: job.0,
+            worker: workers
+                .into_iter()
+                .find(|worker| worker.name == worker_name),
+        }))
     }
 
     async fn add_window(
@@ -341,11 +413,7 @@ fn encode(
             standing
                 .gpus
                 .iter()
-                .map(|(index, decision)| v1::QuarantinedGpu {
-                    index: *index,
-                    reason: standing.gpu(*index).unwrap_or_default(),
-                    by: decision.by.clone(),
-                })
+                .map(|(index, quarantine)| encode_quarantine(*index, quarantine))
                 .collect(),
         ),
         Err(why) => (
@@ -387,6 +455,23 @@ fn encode(
         rival: String::new(),
         cache: None,
         clock_ahead_ms: None,
+    }
+}
+
+fn encode_quarantine(index: u32, quarantine: &GpuQuarantine) -> v1::QuarantinedGpu {
+    let burn_in = quarantine.burn_in.as_ref();
+    let evidence = quarantine.evidence.iter().cloned();
+    v1::QuarantinedGpu {
+        index,
+        reason: quarantine.words(),
+        by: quarantine.decision.by.clone(),
+        uuid: quarantine.uuid.clone().unwrap_or_default(),
+        automatic: quarantine.is_automatic,
+        evidence: evidence.map(evidence_to_wire).collect(),
+        burn_in_job: burn_in.map(|burn_in| burn_in.job.0),
+        burn_in_failure: burn_in
+            .and_then(|burn_in| burn_in.failure.clone())
+            .unwrap_or_default(),
     }
 }
 

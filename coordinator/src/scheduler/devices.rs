@@ -15,7 +15,7 @@ use marquee_domain::spec::HostRules;
 
 use super::held::HeldBack;
 use super::limits::Limits;
-use super::shape::RulesId;
+use super::shape::{RulesId, Shape};
 use super::wanted::{Kind, Member, Started, Wanted};
 use super::{End, Host, PlacedRank, Stay};
 
@@ -105,6 +105,12 @@ impl<'a> Pool<'a> {
     /// The rules of a shape.
     pub(super) fn rules(&self, rules: RulesId) -> Option<&'a HostRules> {
         self.limits.rules.get(&rules)
+    }
+
+    /// Whether a shape is for one GPU, which may be in quarantine.
+    pub(super) fn is_burn_in(&self, shape: Shape) -> bool {
+        self.rules(shape.rules)
+            .is_some_and(|rules| rules.gpu.is_some())
     }
 
     /// Which of the hosts, in the order of this pool's indices.

@@ -104,8 +104,21 @@ pub struct Gpu {
     pub memory_mib: u32,
     /// Set where it is a part of a GPU.
     pub part: Option<PartKind>,
+    /// Which it is, whatever its number; empty: nobody knows.
+    pub uuid: String,
     /// Why it takes no new ranks, with the cure.
     pub fault: Option<String>,
+    /// Why it takes none but its burn-in, with the way out.
+    pub quarantine: Option<String>,
+}
+
+impl Gpu {
+    /// Why ordinary jobs do not get it.
+    #[must_use]
+    pub fn closed(&self) -> Option<&str> {
+        // What was decided goes before what the GPU says: it may call itself well, and stays closed.
+        self.quarantine.as_deref().or(self.fault.as_deref())
+    }
 }
 
 /// Devices that a rank of a running attempt holds on a host.
@@ -292,7 +305,12 @@ impl Round<'_> {
             cpu: false,
         };
         let mut hit = None;
-        for kind in kinds(shape.device) {
+        // A burn-in uses what nobody else may: no project's quota keeps a GPU in quarantine.
+        let is_burn_in = self.pool.is_burn_in(shape);
+        if is_burn_in {
+            allowed = Kinds::ALL;
+        }
+        for kind in kinds(shape.device).iter().filter(|_| !is_burn_in) {
             match (self.purses.allows(project, *kind, devices), kind) {
                 (Ok(()), Kind::Gpu) => allowed.gpu = true,
                 (Ok(()), Kind::Cpu) => allowed.cpu = true,
@@ -335,7 +353,9 @@ impl Round<'_> {
         };
         // Charged at once, so that the next job of this round is judged with what this one takes.
         self.turns.take(group);
-        self.purses.charge(project, wanted.kind, devices);
+        if !is_burn_in {
+            self.purses.charge(project, wanted.kind, devices);
+        }
         Ok(self.pool.place(&shares, wanted, per_rank, (job, stay.end)))
     }
 
@@ -399,6 +419,10 @@ impl Round<'_> {
         }
         let line = head.line();
         let shape = line.shape;
+        // Nobody else gets its GPU; held back for it would be the one reservation of its kind.
+        if self.pool.is_burn_in(shape) {
+            return;
+        }
         let of_line = |(job, _): &(&JobId, &Claim)| {
             queue.get(**job).is_some_and(|other| other.line() == line)
         };
@@ -506,7 +530,14 @@ fn choices<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Vec<Wanted<'a>>
     };
     let kinds = kinds(shape.device).iter();
     let kinds = kinds.filter(|kind| allowed.has(**kind));
-    kinds.flat_map(of_kind).collect()
+    let mut choices: Vec<Wanted<'a>> = kinds.flat_map(of_kind).collect();
+    if pool.is_burn_in(shape) {
+        // Its GPU is named, whatever part of one it is.
+        for wanted in &mut choices {
+            wanted.portion = Portion::Any { shares: true };
+        }
+    }
+    choices
 }
 
 /// Holds devices back on the hosts that the job would take in an empty cluster, unless another job

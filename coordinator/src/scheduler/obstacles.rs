@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use marquee_domain::flavour;
 use marquee_domain::resources::Device;
+use marquee_domain::spec::OneGpu;
 
 use super::devices::Pool;
 use super::wanted::{Kind, Portion, Trainer, Wanted};
@@ -25,12 +26,33 @@ pub(super) fn faults(pool: &Pool<'_>, kind: Kind) -> Vec<String> {
 
 fn faults_of(host: &Host) -> impl Iterator<Item = String> {
     host.gpus.iter().filter_map(|(index, gpu)| {
-        let fault = gpu.fault.as_ref()?;
+        let fault = gpu.closed()?;
         let (host, name) = (&host.name, &gpu.name);
         Some(format!(
             "gpu {index} of {host} ({name}) is left out: {fault}"
         ))
     })
+}
+
+/// Why the one GPU that a burn-in is for cannot be had; None: it can, unless somebody has it.
+pub(super) fn one_gpu(pool: &Pool<'_>, one: &OneGpu) -> Option<String> {
+    let uuid = &one.uuid;
+    let Some(host) = pool.hosts().find(|host| host.worker == one.worker) else {
+        return Some(format!(
+            "tests GPU {uuid}, whose worker takes no work now; \"marquee workers\" says why"
+        ));
+    };
+    let name = &host.name;
+    let mut gpus = host.gpus.iter();
+    let Some((index, gpu)) = gpus.find(|(_, gpu)| gpu.uuid == *uuid) else {
+        return Some(format!(
+            "tests GPU {uuid} of {name}, which is not there now; it is tested when it is back"
+        ));
+    };
+    let fault = gpu.fault.as_ref()?;
+    Some(format!(
+        "tests gpu {index} of {name}, which is ill: {fault}"
+    ))
 }
 
 /// All that keeps a job from devices of `kind` that are there.

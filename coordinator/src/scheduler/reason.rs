@@ -291,7 +291,7 @@ fn usable<'a>(pool: &Pool<'a>, kind: Kind, shape: Shape) -> Wanted<'a> {
     } else {
         Trainer::NotNeeded
     };
-    let shares = shape.gpu_memory_mib.is_some();
+    let shares = shape.gpu_memory_mib.is_some() || pool.is_burn_in(shape);
     Wanted {
         kind,
         trainer,
@@ -333,7 +333,12 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> String {
         text += &format!(" but not {per_rank} together on one host for each rank");
     }
     text += &waits_for(pool, usable);
-    let mut others = obstacles::faults(pool, kind);
+    // A burn-in waits for who is on its GPU, and for nothing else.
+    let mut others = if pool.is_burn_in(shape) {
+        Vec::new()
+    } else {
+        obstacles::faults(pool, kind)
+    };
     others.extend(obstacles::closed(pool, usable));
     others.extend(windows);
     with(text, &others)
@@ -378,6 +383,10 @@ fn waits_for(pool: &Pool<'_>, usable: Wanted<'_>) -> String {
 
 /// Even if nothing ran the gang would not fit: a host must come or be cured, or the job must change.
 fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
+    let one = pool.rules(shape.rules).and_then(|rules| rules.gpu.as_ref());
+    if let Some(text) = one.and_then(|one| obstacles::one_gpu(pool, one)) {
+        return text;
+    }
     let offered = |kind| total(pool, usable(pool, kind, shape));
     let kind = match shape.device {
         DeviceKind::Cpu => Kind::Cpu,

@@ -62,6 +62,7 @@ impl Shape {
         } = spec.resources;
         let needs_trainer = match spec.work.kind() {
             JobKind::Train | JobKind::Eval => true,
+            JobKind::Command if spec.is_burn_in() => true,
             JobKind::Fetch | JobKind::Preprocess | JobKind::Command => false,
         };
         Self {

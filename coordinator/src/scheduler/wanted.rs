@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use marquee_domain::flavour;
 use marquee_domain::ids::JobId;
 use marquee_domain::resources::{Device, PartKind};
-use marquee_domain::spec::HostRules;
+use marquee_domain::spec::{HostRules, OneGpu};
 
-use super::{End, Host};
+use super::{End, Gpu, Host};
 
 /// A kind that a device has (a job may also ask for "any").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +76,7 @@ pub(super) struct Wanted<'a> {
     pub(super) rules: Option<&'a HostRules>,
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
     /// Whether a device of a host would do, were it free.
     pub(super) fn fits(self, host: &Host, device: &Device) -> bool {
         if Kind::of(device) != self.kind || !self.allows(host) {
@@ -90,15 +90,30 @@ impl Wanted<'_> {
         has_trainer
             && match device {
                 Device::Cpu { .. } => true,
-                Device::Gpu { index } => host.gpus.get(index).is_none_or(|gpu| {
-                    let has_kernels = self.trainer == Trainer::NotNeeded
-                        || flavour::runs_on(&host.flavour, gpu.capability);
-                    gpu.fault.is_none()
-                        && has_kernels
-                        && self.portion.allows(gpu.part)
-                        && gpu.memory_mib >= self.memory_mib
-                }),
+                Device::Gpu { index } => match host.gpus.get(index) {
+                    Some(gpu) => self.fits_gpu(host, gpu),
+                    None => self.one_gpu().is_none(),
+                },
             }
+    }
+
+    fn fits_gpu(self, host: &Host, gpu: &Gpu) -> bool {
+        let has_kernels =
+            self.trainer == Trainer::NotNeeded || flavour::runs_on(&host.flavour, gpu.capability);
+        let is_offered = match self.one_gpu() {
+            // Its burn-in alone gets a GPU in quarantine, once it answers again.
+            Some(one) => host.worker == one.worker && gpu.uuid == one.uuid && gpu.fault.is_none(),
+            None => gpu.closed().is_none(),
+        };
+        is_offered
+            && has_kernels
+            && self.portion.allows(gpu.part)
+            && gpu.memory_mib >= self.memory_mib
+    }
+
+    /// The one GPU that is wanted; None: any that fits.
+    fn one_gpu(self) -> Option<&'a OneGpu> {
+        self.rules.and_then(|rules| rules.gpu.as_ref())
     }
 
     /// Whether a rank may run on this host.

@@ -19,6 +19,8 @@ pub(super) struct Knows {
     pub(super) start: bool,
     /// It asks for the secrets that a rank's spec names.
     pub(super) secrets: bool,
+    /// It starts burn-ins with the trainer that lies beside it.
+    pub(super) burn_in: bool,
 }
 
 /// What to send for a rank, or why its attempt cannot go on.
@@ -122,8 +124,17 @@ fn readable(stored: &Assignment) -> std::result::Result<&JobSpec, Failure> {
     })
 }
 
-/// A worker that does not know of secrets would start the job without them. Another one may have it.
+/// A worker of before would look for the trainer of a burn-in where PATH leads. One that does not know of secrets would start the job without them. Another one may have it.
 fn startable(spec: &JobSpec, knows: Knows) -> std::result::Result<(), Failure> {
+    if spec.is_burn_in() && !knows.burn_in {
+        // No other worker has the GPU, so that another try would end the same way.
+        return Err(Failure {
+            class: FailureClass::UserError,
+            message:
+                "this worker's version knows nothing of burn-ins: upgrade the worker, and ask again"
+                    .to_owned(),
+        });
+    }
     if knows.secrets || spec.sharing.secrets.is_empty() {
         return Ok(());
     }

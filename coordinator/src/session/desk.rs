@@ -239,7 +239,7 @@ async fn store_with(
         }
         outcomes.push(outcome);
     }
-    write(&mut tx, &taken, &locked, now).await?;
+    let started = write(&mut tx, &taken, &locked, now).await?;
     for (key, fold) in taken.iter().filter(|(_, fold)| !fold.regrouped.is_empty()) {
         let regrouped = regroup::settle(&mut tx, *key, &fold.regrouped, now).await?;
         if let Some(outcome) = outcomes.iter_mut().find(|outcome| outcome.key == *key) {
@@ -259,6 +259,9 @@ async fn store_with(
         lifecycle::settle(app, &mut tx, &moved, &Outputs::default()).await?
     };
     tx.commit().await?;
+    for job in started {
+        metrics::started(job);
+    }
     tell(app, &outcomes, &moved, settled);
     Ok(outcomes)
 }
@@ -333,12 +336,13 @@ fn answer<'a>(
     }
 }
 
+/// Writes what was taken. Returns the jobs that started by it, to be counted once it is committed.
 async fn write(
     tx: &mut Tx,
     taken: &[(RankKey, Taken)],
     locked: &BTreeMap<RankKey, LockedRank>,
     now: chrono::DateTime<chrono::Utc>,
-) -> Result<()> {
+) -> Result<Vec<JobId>> {
     let reported: Vec<Reported<'_>> = taken
         .iter()
         .filter_map(|(key, fold)| {
@@ -353,13 +357,17 @@ async fn write(
         })
         .collect();
     if reported.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    for rank in reported.iter().filter(|rank| rank.starts_attempt) {
-        if let Some(RankState::Running | RankState::Finished) = rank.change.state {
-            metrics::started(rank.key.job);
-        }
-    }
+    let has_begun = |rank: &&Reported<'_>| {
+        rank.starts_attempt
+            && matches!(
+                rank.change.state,
+                Some(RankState::Running | RankState::Finished)
+            )
+    };
+    let started = reported.iter().filter(has_begun).map(|rank| rank.key.job);
+    let started: Vec<JobId> = started.collect();
     ranks::mark_ranks_reported(tx, &reported, now).await?;
     // Of all ranks in one statement: a hundred chatty ones would be a hundred round trips in every transaction.
     let lines = taken.iter().map(|(key, fold)| (*key, &fold.lines[..]));
@@ -378,7 +386,7 @@ async fn write(
             fold.write_rows(tx, *key, rank).await?;
         }
     }
-    Ok(())
+    Ok(started)
 }
 
 fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {

@@ -4,6 +4,7 @@
 //! after a restart every worker's Hello brings them again. What outlives them are the metrics of the
 //! jobs that ran on a GPU.
 
+use marquee_domain::evidence::EVIDENCE_MAX;
 use marquee_domain::gpu::GpuReading;
 use marquee_domain::limits::{HOST_GPUS_MAX, HOST_MEMORY_MAX_BYTES};
 use marquee_proto::v1;
@@ -58,6 +59,7 @@ pub(super) fn bounded(readings: Vec<v1::GpuReading>) -> Vec<GpuReading> {
         // The oldest go: the last error tells most of what is wrong.
         let too_many = reading.xids.len().saturating_sub(XIDS_MAX);
         reading.xids.drain(..too_many);
+        reading.evidence.truncate(EVIDENCE_MAX);
         believable(reading);
     }
     // One entry a GPU, whatever was sent.
@@ -96,6 +98,15 @@ mod tests {
             index,
             fault: "x".repeat(10_000),
             xids: vec![v1::XidError::default(); 20],
+            evidence: vec![
+                v1::GpuEvidence {
+                    kind: "xid".into(),
+                    last_at: Some(prost_types::Timestamp::default()),
+                    text: "x".repeat(10_000),
+                    ..v1::GpuEvidence::default()
+                };
+                100
+            ],
             processes: vec![v1::GpuProcess::default(); 100],
             utilisation_percent: Some(u32::MAX),
             fan_percent: Some(110),
@@ -117,6 +128,13 @@ mod tests {
         assert_eq!(
             (first.fault.len(), first.xids.len(), first.processes.len()),
             (TEXT_MAX_BYTES, XIDS_MAX, PROCESSES_MAX)
+        );
+        assert_eq!(first.evidence.len(), EVIDENCE_MAX);
+        assert!(
+            first
+                .evidence
+                .iter()
+                .all(|piece| piece.text.len() <= TEXT_MAX_BYTES)
         );
     }
 }

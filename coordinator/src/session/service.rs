@@ -104,6 +104,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let knows = Knows {
             start: has(v1::WorkerFeature::StartWithAssign),
             secrets: has(v1::WorkerFeature::Secrets),
+            burn_in: has(v1::WorkerFeature::BurnIn),
         };
         let keeps_lease = has(v1::WorkerFeature::Lease);
         if !hello.cluster_id.is_empty() && hello.cluster_id != self.app.cluster.to_string() {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use marquee_coordinator::app::CHANGES_MAX;
 use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
+use marquee_coordinator::faults::Faults;
 use marquee_coordinator::rates::Rates;
 use marquee_coordinator::role::Role;
 use marquee_coordinator::secrets::SecretKeys;
@@ -54,6 +55,8 @@ pub struct Ground {
     pub blobs: Option<BlobStore>,
     /// The authority by which workers join.
     pub authority: Option<Files>,
+    /// For how long GPUs in quarantine are tested by themselves.
+    pub burn_in_minutes: Option<u32>,
 }
 
 /// One life of a coordinator.
@@ -323,6 +326,7 @@ async fn run(
         reports: Counter::default(),
         sessions: Sessions::default(),
         rates,
+        faults: Faults::default(),
         secret_keys: SecretKeys::at(Some(blobs.path().join(SECRETS_KEY))),
         cluster,
         process: env.random.uuid(),
@@ -332,6 +336,7 @@ async fn run(
             poll_every: Duration::from_millis(100),
             stop_grace: Duration::from_millis(100),
             settle: Duration::from_millis(300),
+            burn_in_minutes: ground.burn_in_minutes,
             ..Settings::default()
         },
         role: Role::default(),

@@ -155,6 +155,15 @@ impl FakeWorker {
         Self::connect_as(address, &self.name, daemon, CODE, held, NOTHING).await
     }
 
+    /// The same with these GPUs.
+    pub async fn reconnect_with_gpus(&self, address: &str, gpus: Vec<v1::Gpu>) -> Self {
+        let (daemon, held) = ((self.id.clone(), self.instance), self.held.clone());
+        let host = (gpus, Vec::new());
+        Self::connect_as(address, &self.name, daemon, CODE, held, host)
+            .await
+            .unwrap()
+    }
+
     /// Another daemon with this one's data folder says Hello, holding what this one holds.
     pub async fn connect_clone(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), Uuid::new_v4()), self.held.clone());
@@ -204,7 +213,10 @@ impl FakeWorker {
             instance_id: instance.to_string(),
             held: held.lock().unwrap().values().cloned().collect(),
             prep_code: code.into(),
-            features: vec![v1::WorkerFeature::Secrets.into()],
+            features: vec![
+                v1::WorkerFeature::Secrets.into(),
+                v1::WorkerFeature::BurnIn.into(),
+            ],
             ..hello(name)
         };
         if let Some(inventory) = &mut hello.inventory {

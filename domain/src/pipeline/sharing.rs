@@ -120,6 +120,7 @@ fn hosts(table: &mut Table<'_>) -> HostRules {
     let rules = HostRules {
         labels: words(&mut hosts, "labels"),
         avoid: words(&mut hosts, "avoid"),
+        gpu: None,
     };
     if let Some(both) = rules.labels.intersection(&rules.avoid).next() {
         hosts.add_error(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::WorkerId;
 use crate::project::ProjectName;
 use crate::secret::SecretName;
 
@@ -64,13 +65,23 @@ pub struct HostRules {
     /// Hosts, by name, and labels that it must not have.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub avoid: BTreeSet<String>,
+    /// The one GPU that it is for, in quarantine or not. No document says this: burn-ins alone have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<OneGpu>,
+}
+
+/// A GPU that a burn-in is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OneGpu {
+    pub worker: WorkerId,
+    pub uuid: String,
 }
 
 impl HostRules {
     /// Whether any host will do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.avoid.is_empty()
+        self.labels.is_empty() && self.avoid.is_empty() && self.gpu.is_none()
     }
 
     /// Whether a host of this name with these labels will do.
@@ -108,6 +119,10 @@ mod tests {
             hosts: HostRules {
                 labels: BTreeSet::from(["switch=a".into()]),
                 avoid: BTreeSet::from(["gpu-3".into()]),
+                gpu: Some(OneGpu {
+                    worker: WorkerId(uuid::Uuid::from_u128(7)),
+                    uuid: "GPU-a".into(),
+                }),
             },
             secrets: BTreeSet::from(["HF_TOKEN".parse().unwrap()]),
         };
@@ -123,6 +138,7 @@ mod tests {
         let rules = HostRules {
             labels: set(&["a", "b"]),
             avoid: set(&["slow", "gpu-3"]),
+            gpu: None,
         };
         assert!(rules.allow("gpu-1", &set(&["a", "b", "c"])));
         assert!(!rules.allow("gpu-1", &set(&["a"])));

@@ -1,10 +1,11 @@
 //! Driver, GPUs, what the trainer has for them, the nodes in /dev, and memory shared between GPUs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use marquee_domain::doctor::Check;
+use marquee_domain::evidence::Evidence;
 use marquee_domain::flavour;
 use marquee_domain::gpu::GpuReading;
 use marquee_domain::resources::GpuInfo;
@@ -12,9 +13,10 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
 
 use super::trainer::Trainer;
+use crate::config::Config;
 use crate::gpus::nvml::{self, Driver, cuda_words};
 use crate::gpus::visible::{VARIABLE, Visible, visible};
-use crate::gpus::{NVML_START_MAX, look_once};
+use crate::gpus::{NVML_START_MAX, kept_evidence, look_once};
 
 /// PCI vendor of NVIDIA, and the class of display controllers, as sysfs writes them.
 const NVIDIA: &str = "0x10de";
@@ -24,7 +26,11 @@ const DISPLAY_CLASS: &str = "0x03";
 const DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
 
 /// Looks at all of it. Gives the number of GPUs that NVML lists.
-pub(super) async fn look(trainer: &Option<Trainer>, checks: &mut Vec<Check>) -> usize {
+pub(super) async fn look(
+    config: &Config,
+    trainer: &Option<Trainer>,
+    checks: &mut Vec<Check>,
+) -> usize {
     let asked = tokio::task::spawn_blocking(ask_nvml);
     // A driver that hangs holds its thread up for good; the rest of the host is looked at all the same.
     let found = match tokio::time::timeout(NVML_START_MAX, asked).await {
@@ -56,6 +62,8 @@ pub(super) async fn look(trainer: &Option<Trainer>, checks: &mut Vec<Check>) -> 
         checks.push(kernels(gpu, trainer.as_ref()));
     }
     checks.extend(host.health);
+    let kept = kept_evidence(&config.data_dir);
+    checks.extend(host.gpus.iter().filter_map(|gpu| evidence(gpu, &kept)));
     if let Some(trainer) = trainer {
         checks.push(cuda_library(trainer));
     }
@@ -241,6 +249,19 @@ fn health(reading: &GpuReading) -> Check {
         );
     }
     Check::ok(name, "no fault known")
+}
+
+/// What the daemon has written down against a GPU; None: nothing. It may be settled by now, which the coordinator knows.
+fn evidence(gpu: &GpuInfo, kept: &BTreeMap<String, Vec<Evidence>>) -> Option<Check> {
+    let found: Vec<String> = kept.get(&gpu.uuid)?.iter().map(Evidence::words).collect();
+    if found.is_empty() {
+        return None;
+    }
+    Some(Check::warning(
+        format!("gpu {} evidence", gpu.index),
+        found.join("; "),
+        "\"marquee workers\" says whether it is in quarantine; \"marquee burn-in\" tests it (docs/gpu-health.md)",
+    ))
 }
 
 fn cuda_library(trainer: &Trainer) -> Check {

@@ -1,15 +1,14 @@
-//! Whether a GPU may be given new ranks: a verdict with its cure, from what NVML and the driver
-//! said of it. Pure: times are arguments.
+//! Whether a GPU may be given new ranks now: a verdict with its cure, from what NVML and the driver
+//! said of it. Pure: times are arguments. What lasts beyond that is evidence (`book`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use marquee_domain::evidence;
 use marquee_domain::gpu::{GpuReading, XidError};
 use nvml_wrapper::error::NvmlError;
 use tokio::time::Instant;
-
-use super::xid;
 
 /// Xid errors kept of a device.
 const XIDS_MAX: usize = 8;
@@ -39,18 +38,20 @@ struct Fatal {
 }
 
 impl History {
-    pub(super) fn add_xid(&mut self, code: u64, at: DateTime<Utc>, now: Instant) {
+    /// An Xid that was reported `age` ago: a record of the kernel's log may be as old as the daemon's absence.
+    pub(super) fn add_xid(&mut self, code: u64, at: DateTime<Utc>, age: Duration, now: Instant) {
         if self.xids.len() == XIDS_MAX {
             self.xids.pop_front();
         }
         self.xids.push_back(XidError { code, at: Some(at) });
-        if let Some(meaning) = xid::fatal(code) {
-            self.fatal = Some(Fatal {
-                code,
-                meaning,
-                at: now,
-            });
-        }
+        let Some(xid) = evidence::xid(code).filter(|_| age < XID_HOLD) else {
+            return;
+        };
+        self.fatal = Some(Fatal {
+            code,
+            meaning: xid.meaning,
+            at: now.checked_sub(age).unwrap_or(now),
+        });
     }
 
     pub(super) fn xids(&self) -> Vec<XidError> {
@@ -80,6 +81,13 @@ impl History {
                 "{uncorrected} uncorrectable ECC error{plural} since the driver was loaded"
             );
             reading.cure = format!("{}; if they come back, replace the card", reset(reading));
+        } else if reading.memory_repair_failed == Some(true) {
+            reading.fault = "a row of its memory could not be remapped".to_owned();
+            reading.cure = format!("{}; if it stays, replace the card", reset(reading));
+        } else if reading.memory_repair_pending == Some(true) {
+            reading.fault =
+                "rows of its memory wait to be remapped, or pages to be retired".to_owned();
+            reading.cure = reset(reading);
         } else if let Some(Fatal { code, meaning, .. }) = self.fatal {
             reading.fault = format!("Xid {code}: {meaning}");
             reading.cure = reset(reading);
@@ -105,19 +113,23 @@ impl History {
             format!(" (Xid {}: {})", fatal.code, fatal.meaning)
         });
         reading.fault = format!("does not answer NVML: {error}{}", xid.unwrap_or_default());
-        // Then no device is to blame, and resetting one would mend nothing.
-        let is_the_driver = matches!(
-            error,
-            NvmlError::DriverNotLoaded
-                | NvmlError::LibRmVersionMismatch
-                | NvmlError::LibloadingError(_)
-        );
-        reading.cure = if is_the_driver {
+        reading.cure = if is_the_drivers(error) {
             "load the driver that belongs to the installed library: restart the host after a driver's upgrade".into()
         } else {
             reset(reading)
         };
     }
+}
+
+/// Whether no device is to blame for an answer, and resetting one would mend nothing.
+pub(super) fn is_the_drivers(error: &NvmlError) -> bool {
+    matches!(
+        error,
+        NvmlError::DriverNotLoaded
+            | NvmlError::LibRmVersionMismatch
+            | NvmlError::LibloadingError(_)
+            | NvmlError::Uninitialized
+    )
 }
 
 fn reset(reading: &GpuReading) -> String {
@@ -147,7 +159,7 @@ mod tests {
     fn a_device_is_held_for_a_while_after_it_fell_off_the_bus() {
         let (mut history, start) = (History::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        history.add_xid(79, at(), start);
+        history.add_xid(79, at(), Duration::ZERO, start);
         let well = GpuReading::default;
         assert_eq!(
             judged(&mut history, well(), after(59)),
@@ -160,6 +172,40 @@ mod tests {
         // The time runs from its last silence.
         assert_ne!(judged(&mut history, well(), after(118)), "");
         assert_eq!(judged(&mut history, well(), after(119)), "");
+    }
+
+    #[test]
+    fn an_xid_of_long_ago_holds_nothing() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let hour = Duration::from_secs(3_600);
+        history.add_xid(79, at(), hour, start);
+        assert_eq!(judged(&mut history, GpuReading::default(), start), "");
+        assert_eq!(history.xids().len(), 1, "it is told all the same");
+        // One of 50 s ago for another 10.
+        let later = start + hour;
+        history.add_xid(79, at(), Duration::from_secs(50), later);
+        let after = |seconds| later + Duration::from_secs(seconds);
+        assert_ne!(judged(&mut history, GpuReading::default(), after(9)), "");
+        assert_eq!(judged(&mut history, GpuReading::default(), after(10)), "");
+    }
+
+    #[test]
+    fn memory_that_waits_for_its_repair_is_used_by_nobody_before() {
+        let mut history = History::default();
+        let reading = |pending, failed| GpuReading {
+            memory_repair_pending: pending,
+            memory_repair_failed: failed,
+            ..GpuReading::default()
+        };
+        let now = Instant::now();
+        assert_eq!(
+            judged(&mut history, reading(Some(false), Some(false)), now),
+            ""
+        );
+        let pending = judged(&mut history, reading(Some(true), Some(false)), now);
+        assert!(pending.contains("wait to be remapped"), "{pending}");
+        let failed = judged(&mut history, reading(Some(true), Some(true)), now);
+        assert!(failed.contains("could not be remapped"), "{failed}");
     }
 
     #[test]
@@ -194,7 +240,7 @@ mod tests {
         assert_ne!(judged(&mut history, cool(), after(59)), "");
         assert_eq!(judged(&mut history, cool(), after(60)), "");
         // What is worse goes before.
-        history.add_xid(79, at(), after(61));
+        history.add_xid(79, at(), Duration::ZERO, after(61));
         let both = judged(&mut history, reading(HARDWARE_HEAT), after(61));
         assert!(both.starts_with("Xid 79"), "{both}");
     }
@@ -203,7 +249,7 @@ mod tests {
     fn programs_errors_are_kept_and_forgiven_and_their_number_is_bounded() {
         let mut history = History::default();
         for _ in 0..2 * XIDS_MAX {
-            history.add_xid(31, at(), Instant::now());
+            history.add_xid(31, at(), Duration::ZERO, Instant::now());
         }
         assert_eq!(history.xids().len(), XIDS_MAX);
         assert_eq!(

@@ -13,9 +13,10 @@ use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, ComputeMode, EccCounter, MemoryError, TemperatureSensor, TemperatureThreshold,
 };
-use nvml_wrapper::enums::device::UsedGpuMemory;
+use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
+use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 
 use super::health::HARDWARE_HEAT;
@@ -24,6 +25,27 @@ use super::health::HARDWARE_HEAT;
 pub(super) const PROCESSES_MAX: usize = 32;
 /// Bytes of a process's path that are asked for.
 const PROCESS_NAME_MAX: usize = 256;
+
+/// NVML's numbers for whether rows wait to be remapped, and whether a remap failed (NVML_FI_DEV_REMAPPED_PENDING and
+/// _FAILURE in `nvml.h`).
+const REMAP_PENDING: FieldId = FieldId(144);
+const REMAP_FAILED: FieldId = FieldId(145);
+
+/// The UUIDs of all GPUs that NVML lists; None where one does not tell its own.
+#[must_use]
+pub(super) fn uuids(nvml: &Nvml) -> Option<Vec<String>> {
+    let count = nvml.device_count().ok()?;
+    let uuid = |index| nvml.device_by_index(index).ok()?.uuid().ok();
+    (0..count).map(uuid).collect()
+}
+
+/// The GPU that a device is a part of, or the device itself.
+pub(super) fn whole<'nvml>(device: Device<'nvml>, gpu: &GpuInfo) -> Device<'nvml> {
+    match gpu.part.map(|part| part.kind) {
+        Some(PartKind::Mig) => device.mig_parent_device().unwrap_or(device),
+        Some(PartKind::Share) | None => device,
+    }
+}
 
 /// Every GPU of the host, or why there is no knowing.
 pub fn devices(nvml: &Nvml) -> Vec<Result<GpuInfo, (u32, NvmlError)>> {
@@ -148,7 +170,8 @@ pub(super) fn read(nvml: &Nvml, gpu: &GpuInfo, driver: &Driver) -> Result<GpuRea
     asked.load(gpu, &device, &mut reading);
     asked.clocks(&device, &mut reading);
     asked.errors(&device, &mut reading);
-    asked.place(&device, &mut reading);
+    asked.memory_repair(&device, &mut reading);
+    asked.place(gpu, &device, &mut reading);
     match asked.gone {
         Some(error) => Err(error),
         None => Ok(reading),
@@ -235,14 +258,38 @@ impl Asked {
         reading.ecc_uncorrected_aggregate = count(MemoryError::Uncorrected, Aggregate);
     }
 
-    fn place(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
+    /// From Ampere on rows are remapped; before, pages were retired. Each kind of device tells of one of the two.
+    fn memory_repair(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
+        let fields = device.field_values_for(&[REMAP_PENDING, REMAP_FAILED]);
+        let mut flags = fields.into_iter().flatten().map(|field| {
+            let value = field.ok()?.value.ok()?;
+            Some(match value {
+                SampleValue::U32(value) => value != 0,
+                SampleValue::U64(value) => value != 0,
+                SampleValue::I64(value) => value != 0,
+                SampleValue::F64(_) => return None,
+            })
+        });
+        let (pending, failed) = (flags.next().flatten(), flags.next().flatten());
+        let retired = self.note(device.are_pages_pending_retired());
+        reading.memory_repair_pending = match (pending, retired) {
+            (None, None) => None,
+            (pending, retired) => Some(pending == Some(true) || retired == Some(true)),
+        };
+        reading.memory_repair_failed = failed;
+    }
+
+    fn place(&mut self, gpu: &GpuInfo, device: &Device<'_>, reading: &mut GpuReading) {
         reading.pcie_generation = self.note(device.current_pcie_link_gen());
         reading.pcie_generation_max = self.note(device.max_pcie_link_gen());
         reading.pcie_width = self.note(device.current_pcie_link_width());
         reading.pcie_width_max = self.note(device.max_pcie_link_width());
-        reading.pci_bus_id = self
-            .note(device.pci_info())
-            .map_or_else(String::new, |pci| pci.bus_id);
+        // By its bus the kernel's log names a GPU; an instance has none of its own.
+        let bus = match gpu.part.map(|part| part.kind) {
+            Some(PartKind::Mig) => device.mig_parent_device().and_then(|gpu| gpu.pci_info()),
+            Some(PartKind::Share) | None => device.pci_info(),
+        };
+        reading.pci_bus_id = self.note(bus).map_or_else(String::new, |pci| pci.bus_id);
         reading.persistence_mode = self.note(device.is_in_persistent_mode());
         reading.compute_mode = self
             .note(device.compute_mode())

@@ -106,6 +106,8 @@ impl BaseEnv {
         contract: BTreeMap<String, String>,
     ) -> Result<BTreeMap<OsString, OsString>, Failure> {
         let mut env = match &spec.work {
+            // The trainer's work, under the name of a command.
+            Work::Command(_) if spec.is_burn_in() => self.own(),
             Work::Command(command) => {
                 // Nothing of ours: a program that anybody wrote is not to follow the settings of the daemon's
                 // log and memory.

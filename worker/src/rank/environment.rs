@@ -60,7 +60,16 @@ impl ChildPlan<'_> {
         match &self.spec.work {
             Work::Fetch(_) | Work::Preprocess(_) => ours("marquee-prep"),
             Work::Train(_) | Work::Eval(_) => ours("marquee-trainer"),
-            Work::Command(command) => command.argv.iter().map(OsString::from).collect(),
+            Work::Command(command) => {
+                let mut argv: Vec<OsString> = command.argv.iter().map(OsString::from).collect();
+                // A burn-in is done by the trainer that lies beside this worker, wherever PATH leads.
+                if self.spec.is_burn_in()
+                    && let Some(program) = argv.first_mut()
+                {
+                    *program = self.bin_dir.join(&*program).into();
+                }
+                argv
+            }
         }
     }
 

@@ -244,6 +244,36 @@ Return nvmlDeviceGetMigDeviceHandleByIndex(Handle d, unsigned slot, Handle *out)
     return answer(d, "mig");
 }
 
+Return nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Handle d, Handle *out) {
+    long long found = of(d, "mig.of", -1);
+    if (found < 0) return UNSUPPORTED;
+    *out = handle((int)found);
+    return OK;
+}
+
+/* Whether rows wait to be remapped (144) and whether a remap failed (145): "0.remap_pending 1". */
+struct Field {
+    unsigned id, scope;
+    long long timestamp, latency;
+    int type, code;
+    unsigned long long value;
+};
+Return nvmlDeviceGetFieldValues(Handle d, int count, struct Field *fields) {
+    for (int at = 0; at < count; at++) {
+        long long found = of(d, fields[at].id == 144 ? "remap_pending" : "remap_failed", -1);
+        fields[at].code = found < 0 ? UNSUPPORTED : OK;
+        fields[at].type = 1;
+        fields[at].value = (unsigned long long)(found < 0 ? 0 : found);
+    }
+    return answer(d, "fields");
+}
+Return nvmlDeviceGetRetiredPagesPendingStatus(Handle d, int *out) {
+    unsigned pending = 0;
+    Return code = value(d, "retired_pending", &pending);
+    *out = (int)pending;
+    return code;
+}
+
 struct Process { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; };
 static Return processes(Handle d, unsigned *count, struct Process *out) {
     Return code = answer(d, "processes");

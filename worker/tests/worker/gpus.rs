@@ -337,3 +337,57 @@ async fn instances_and_shares_are_devices_of_their_own_and_their_gpu_is_none() {
     assert_eq!(reading(&state, 3).utilisation_percent, None);
     assert_eq!(reading(&state, 3).fault, "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_speaks_against_a_gpu_outlasts_its_worker_and_a_users_own_errors_do_not_count() {
+    let fake = Fake::start().await;
+    let nvml = FakeNvml::new(K80);
+    let mut daemon = Daemon::start_in(&fake, &[], nvml.env());
+    until_read(&fake).await;
+    // A job's own error a hundred times, and one of the device.
+    for serial in 1..=100 {
+        nvml.say(&format!("xid 13\nxid.device 0\nxid.serial {serial}"));
+    }
+    nvml.say("xid 79\nxid.device 1\nxid.serial 101\n1.remap_pending 1\n1.remap_failed 0");
+    let is_told = |state: &State| reading(state, 1).evidence.len() == 2;
+    fake.until("the evidence", is_told).await;
+    let told = reading(&fake.state(), 1).evidence;
+    let kinds: Vec<(&str, u64)> = told.iter().map(|e| (e.kind.as_str(), e.code)).collect();
+    assert!(
+        kinds.contains(&("xid", 79)) && kinds.contains(&("memory", 0)),
+        "{kinds:?}"
+    );
+    assert_eq!(reading(&fake.state(), 0).evidence, []);
+    assert_eq!(reading(&fake.state(), 0).fault, "");
+    assert!(
+        reading(&fake.state(), 1)
+            .fault
+            .contains("wait to be remapped")
+    );
+
+    // Killed and started again: the same pieces, as they were, in its first words.
+    daemon.kill_9();
+    let hellos = fake.state().hellos.len();
+    daemon.start_again();
+    fake.until("its second Hello", |state| state.hellos.len() > hellos)
+        .await;
+    fake.until("the evidence again", is_told).await;
+    assert_eq!(reading(&fake.state(), 1).evidence, told);
+    assert_eq!(reading(&fake.state(), 0).evidence, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_a_gpu_in_instances_is_that_of_each_instance() {
+    let fake = Fake::start().await;
+    let nvml = FakeNvml::new(DIVIDED);
+    nvml.say("3.mig.of 0\n4.mig.of 0");
+    let _daemon = Daemon::start_in(&fake, &[], nvml.env());
+    until_read(&fake).await;
+    nvml.say("xid 95\nxid.device 0\nxid.serial 1");
+    let count = |state: &State, index| reading(state, index).evidence.len();
+    fake.until("evidence against both", |state| {
+        count(state, 3) == 1 && count(state, 4) == 1
+    })
+    .await;
+    assert_eq!(count(&fake.state(), 2), 0);
+}

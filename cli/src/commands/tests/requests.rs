@@ -174,6 +174,14 @@ async fn hosts_are_drained_shut_and_emptied_as_it_was_said() {
         "Workers/QuarantineWorker",
         &quarantine(Some(2), true),
     );
+    let (method, sent) = asked("burn-in gpu-3/2 --minutes 60").await;
+    assert_eq!(method, "Workers/BurnIn");
+    let sent = v1::BurnInRequest::decode(&*sent).unwrap();
+    assert_eq!(
+        (sent.worker_name.as_str(), sent.gpu, sent.minutes),
+        ("gpu-3", 2, 60)
+    );
+    assert!(!sent.request_id.is_empty());
     is(
         asked("window add gpu-3 --from 2027-03-01T06:00:00Z --for 4h --reason why").await,
         "Workers/AddWindow",

@@ -37,6 +37,7 @@ const ASKED: [&str; 40] = [
     "drain gpu-1",
     "resume gpu-1",
     "quarantine gpu-1/0",
+    "burn-in gpu-1/0",
     "window list",
     "project list",
     "quota vision",

@@ -85,17 +85,15 @@ fn devices(inventory: &Inventory) -> BTreeSet<Device> {
 
 /// The host's GPUs with what they said last.
 fn gpus(inventory: &Inventory, worker: &Worker, readings: &[GpuReading]) -> BTreeMap<u32, Gpu> {
+    let standing = worker.standing.as_ref().ok();
+    let name = &worker.name;
+    let quarantine = |index: u32, uuid: &str| {
+        let decided = standing?.gpu(index, uuid)?;
+        Some(format!(
+            "{decided}; \"marquee burn-in {name}/{index}\" tests it, and \"marquee quarantine {name}/{index} --lift\" ends that"
+        ))
+    };
     let fault = |index: u32| {
-        let standing = worker.standing.as_ref().ok();
-        let decided = standing.and_then(|standing| standing.gpu(index));
-        // Before what the GPU itself says: it may call itself well, and stays closed until somebody
-        // lifts that.
-        if let Some(decided) = decided {
-            let name = &worker.name;
-            return Some(format!(
-                "{decided}; \"marquee quarantine {name}/{index} --lift\" ends that"
-            ));
-        }
         let reading = readings.iter().find(|reading| reading.index == index)?;
         let is_ill = !reading.fault.is_empty();
         is_ill.then(|| format!("{}: {}", reading.fault, reading.cure))
@@ -105,8 +103,10 @@ fn gpus(inventory: &Inventory, worker: &Worker, readings: &[GpuReading]) -> BTre
         capability: gpu.compute_capability,
         memory_mib: u32::try_from(gpu.memory_bytes >> 20).unwrap_or(u32::MAX),
         part: gpu.part.map(|part| part.kind),
+        uuid: gpu.uuid.clone(),
         // A part is closed with its GPU.
         fault: fault(gpu.index).or_else(|| fault(gpu.part?.of)),
+        quarantine: quarantine(gpu.index, &gpu.uuid).or_else(|| quarantine(gpu.part?.of, "")),
     };
     inventory.gpus.iter().map(|g| (g.index, gpu(g))).collect()
 }

@@ -185,7 +185,7 @@ pub(crate) fn devices(hosts: &[Host], now: DateTime<Utc>) -> (v1::DeviceCount, v
             let (count, is_well) = match device {
                 Device::Cpu { .. } => (&mut cpus, true),
                 Device::Gpu { index } => {
-                    let fault = host.gpus.get(index).and_then(|gpu| gpu.fault.as_ref());
+                    let fault = host.gpus.get(index).and_then(|gpu| gpu.closed());
                     (&mut gpus, fault.is_none())
                 }
             };

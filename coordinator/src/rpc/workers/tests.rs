@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use marquee_domain::ids::{AttemptNumber, Rank};
 use marquee_domain::resources::Device;
 use marquee_domain::standing::Window;
@@ -107,15 +105,15 @@ fn each_state_of_a_worker_has_its_word() {
 
 #[test]
 fn what_an_operator_decided_comes_with_who_and_why() {
-    let standing = Standing {
+    let mut standing = Standing {
         drain: Some(Drain {
             decision: decision("new power supply"),
             deadline: Some(at(HOUR)),
         }),
-        quarantine: None,
-        gpus: BTreeMap::from([(0, decision("")), (3, decision("Xid 79"))]),
-        windows: Vec::new(),
+        ..Standing::default()
     };
+    standing.quarantine_gpu(0, None, decision(""));
+    standing.quarantine_gpu(3, None, decision("Xid 79"));
     let worker = shown(stored(Ok(standing)));
     assert!(
         worker.closed.contains("new power supply"),

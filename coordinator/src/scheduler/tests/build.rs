@@ -46,7 +46,9 @@ impl Host {
             capability,
             memory_mib: 81_920,
             part: None,
+            uuid: format!("GPU-{index}"),
             fault: None,
+            quarantine: None,
         };
         self.gpus.insert(index, gpu);
         self.devices.insert(Device::Gpu { index });
@@ -68,6 +70,12 @@ impl Host {
     pub(super) fn ill(mut self, index: u32) -> Self {
         let fault = "does not answer NVML: reset it";
         self.gpus.get_mut(&index).unwrap().fault = Some(fault.into());
+        self
+    }
+
+    pub(super) fn quarantined(mut self, index: u32) -> Self {
+        let gpu = self.gpus.get_mut(&index).unwrap();
+        gpu.quarantine = Some("in quarantine since yesterday".into());
         self
     }
 

@@ -97,6 +97,7 @@ fn rules_that_leave_no_host_are_said_in_the_words_of_the_rules() {
         rules: HashMap::from([(
             RulesId(1),
             HostRules {
+                gpu: None,
                 labels: words(labels),
                 avoid: words(avoid),
             },
@@ -340,4 +341,104 @@ fn a_forecast_of_nothing_and_of_what_never_ends_is_none() {
     // One that should have ended already holds its devices until it has.
     let late = [host("a").gpus(1).runs(9, &[gpu(0)]).until(-30)];
     assert_eq!(of(1, &late), None);
+}
+
+/// Rules of a burn-in of GPU `index` of a host.
+fn burn_in(of: &Host, index: u32) -> Limits {
+    let one = marquee_domain::spec::OneGpu {
+        worker: of.worker,
+        uuid: format!("GPU-{index}"),
+    };
+    let rules = HostRules {
+        gpu: Some(one),
+        ..HostRules::default()
+    };
+    Limits {
+        rules: HashMap::from([(RulesId(1), rules)]),
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_gpu_in_quarantine_goes_to_its_burn_in_and_to_nobody_else() {
+    let hosts = [host("a").gpus(3).quarantined(1), host("b").gpus(3)];
+    let limits = burn_in(&hosts[0], 1);
+    // Submitted last, behind more jobs than there are GPUs.
+    let mut pending: Vec<Pending> = (1..=9).map(|id| job(id, GPU, 1)).collect();
+    pending.push(job(10, GPU, 1).trains().rules(1));
+    let plan = place_within(&pending, &hosts, &limits, at(0));
+    let placed = lines(&plan, &hosts);
+    let starts: Vec<&String> = placed.iter().filter(|line| line.contains(" -> ")).collect();
+    assert_eq!(starts.len(), 6, "{placed:?}");
+    assert_eq!(
+        starts
+            .iter()
+            .filter(|line| line.contains("a.0 gpu1"))
+            .count(),
+        1
+    );
+    assert_eq!(starts[5], "10.0 -> a.0 gpu1");
+    assert!(
+        plan.waiting[0]
+            .reason
+            .contains("gpu 1 of a (H100) is left out: in quarantine")
+    );
+
+    // Parts of a GPU as well, and over quotas of any kind.
+    let parts = [host("a").part(PartKind::Share, 20_480).quarantined(0)];
+    let broke = ProjectShare {
+        gpus: Some(AtOnce {
+            used: 1,
+            quota: 0,
+            frees_at: None,
+        }),
+        ..ProjectShare::default()
+    };
+    let limits = Limits {
+        projects: vec![broke],
+        ..burn_in(&parts[0], 0)
+    };
+    let pending = [job(1, GPU, 1), job(2, GPU, 1).trains().rules(1)];
+    let plan = place_within(&pending, &parts, &limits, at(0));
+    assert_eq!(plan.placements.len(), 1);
+    assert_eq!(lines(&plan, &parts)[0], "2.0 -> a.0 gpu0");
+}
+
+#[test]
+fn a_burn_in_waits_for_its_gpu_without_holding_anything_back() {
+    let burn = job(1, GPU, 1).trains().rules(1);
+    let reason = |hosts: &[Host]| {
+        let limits = burn_in(&host("a"), 1);
+        place_within(&[burn], hosts, &limits, at(0)).waiting[0]
+            .reason
+            .clone()
+    };
+    let ill = host("a").gpus(2).quarantined(1).ill(1);
+    assert_eq!(
+        reason(&[ill]),
+        "tests gpu 1 of a, which is ill: does not answer NVML: reset it"
+    );
+    assert!(reason(&[host("a").gpus(1)]).contains("which is not there now"));
+    assert!(reason(&[host("b").gpus(2)]).contains("whose worker takes no work now"));
+    // Somebody is on it still. It has waited for long, and the gang behind it has its reservation all the same.
+    let hosts = [host("a")
+        .gpus(3)
+        .quarantined(1)
+        .runs(9, &[gpu(1)])
+        .runs(8, &[gpu(0)])];
+    let pending = [
+        burn.queued(-600),
+        job(2, GPU, 2).queued(-300),
+        job(3, GPU, 1),
+    ];
+    let plan = place_within(&pending, &hosts, &burn_in(&hosts[0], 1), at(0));
+    assert_eq!(
+        lines(&plan, &hosts),
+        [
+            "1: needs 1 gpu device, 0 of 1 are free: waits for job 9 on a",
+            "2: needs 2 gpu devices, 1 of 2 are free: waits for job 8 on a; gpu 1 of a (H100) is left out: in \
+             quarantine since yesterday",
+            "3: needs 1 gpu device, which is held back for job 2: that one has waited longer",
+        ]
+    );
 }

@@ -177,6 +177,7 @@ fn hosts_are_wanted_by_label_and_avoided_by_name() {
     let rules = |labels: &[&str], avoid: &[&str]| {
         let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let rules = marquee_domain::spec::HostRules {
+            gpu: None,
             labels: set(labels),
             avoid: set(avoid),
         };

@@ -81,7 +81,26 @@ fn knows(start: bool) -> Knows {
     Knows {
         start,
         secrets: true,
+        burn_in: true,
     }
+}
+
+#[test]
+fn a_burn_in_is_not_given_to_a_worker_that_would_look_for_its_program_elsewhere() {
+    let mut burn_in = spec(None);
+    burn_in.sharing.hosts.gpu = Some(marquee_domain::spec::OneGpu {
+        worker: WorkerId(uuid::Uuid::nil()),
+        uuid: "GPU-a".into(),
+    });
+    assert_eq!(startable(&burn_in, knows(true)), Ok(()));
+    let older = Knows {
+        burn_in: false,
+        ..knows(true)
+    };
+    let refused = startable(&burn_in, older).unwrap_err();
+    assert!(refused.message.contains("upgrade the worker"));
+    // A second try would end the same way.
+    assert!(!refused.class.is_worth_a_retry());
 }
 
 #[test]
@@ -95,6 +114,7 @@ fn a_worker_that_knows_nothing_of_secrets_is_not_given_a_job_that_names_some() {
     rank.spec = Ok(names_one);
     let older = Knows {
         secrets: false,
+        burn_in: false,
         ..knows(true)
     };
     let failure = at_once(&rank, older).unwrap_err();

@@ -175,6 +175,7 @@ impl Draw {
             }
         };
         let rules = marquee_domain::spec::HostRules {
+            gpu: None,
             labels: BTreeSet::from(["fast".to_owned()]),
             avoid: BTreeSet::from(["h1".to_owned()]),
         };
