@@ -45,6 +45,16 @@ const PACKAGES: [(&str, &str); 4] = [
         "trainer of the Marquee training orchestrator, with libtorch",
     ),
 ];
+/// The packages of the workspace whose programs are installed. A release is built of these alone: beside the simulation,
+/// cargo would give them the features that are for it, such as those of the store's tests, and the rest would take its time
+/// for nobody.
+const SHIPPED: [&str; 5] = [
+    "marquee-cli",
+    "marquee-coordinator",
+    "marquee-worker",
+    "marquee-datasets",
+    "marquee-trainer",
+];
 /// The programs that are installed.
 const PROGRAMS: [&str; 6] = [
     "marquee",
@@ -163,10 +173,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 fn build(workspace: &Workspace, setup: &Setup, debug: bool) -> Result<PathBuf> {
     report::step("build: all programs", || {
         let mut command = workspace.cargo("build");
-        command.args(["--workspace", "--bins"]).args(WITH_ALL);
-        if !debug {
+        if debug {
+            // As every build for tests is, so that nothing is compiled twice.
+            command.arg("--workspace");
+        } else {
             command.arg("--release");
+            for package in SHIPPED {
+                command.args(["--package", package]);
+            }
         }
+        command.arg("--bins").args(WITH_ALL);
         process::run(setup.apply(&mut command))
     })?;
     Ok(match debug {
