@@ -112,11 +112,13 @@ pub enum ErrorCode {
     SecretRefused,
     /// A step from one authority to the next would shut somebody out, or is not the next one.
     RotationNotReady,
+    /// The coordinator's host cannot dump its database.
+    CannotDump,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -165,6 +167,7 @@ impl ErrorCode {
         Self::LimitReached,
         Self::Internal,
         Self::SafeMode,
+        Self::CannotDump,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.
@@ -219,6 +222,7 @@ impl ErrorCode {
             Self::SecretNotFound => "MQ0388",
             Self::SecretRefused => "MQ0389",
             Self::RotationNotReady => "MQ0390",
+            Self::CannotDump => "MQ0399",
         }
     }
 
@@ -251,6 +255,7 @@ impl ErrorCode {
             | Self::NoSecretKey
             | Self::CannotRehearse
             | Self::RotationNotReady
+            | Self::CannotDump
             | Self::SafeMode => Code::FailedPrecondition,
             Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned

@@ -303,6 +303,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::SecretNotFound
             | ErrorCode::SecretRefused
             | ErrorCode::RotationNotReady
+            | ErrorCode::CannotDump
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

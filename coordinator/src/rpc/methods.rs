@@ -48,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 78] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 79] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
@@ -89,6 +89,8 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 78] = [
     ("WorkerSession", "Connect", Work, WRITES),
     ("Audit", "Verify", Govern, READS),
     ("Audit", "List", Govern, READS),
+    // Of the one that leads, and written down in the audit: it is all that the cluster knows.
+    ("Backups", "TakeMoment", Govern, WRITES),
     ("Cluster", "GetOverview", Look, READS),
     ("Cluster", "WatchOverview", Look, READS),
     ("Cluster", "GetUsage", Look, READS),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use marquee_coordinator::app::CHANGES_MAX;
+use marquee_coordinator::backup::dumps::Dumps;
 use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
@@ -54,6 +55,8 @@ pub struct Ground {
     pub blobs: Option<BlobStore>,
     /// The authority by which workers join.
     pub authority: Option<Files>,
+    /// Where its Postgres' programs are said to be; None: they are found.
+    pub postgres_bin: Option<std::path::PathBuf>,
 }
 
 /// One life of a coordinator.
@@ -324,6 +327,11 @@ async fn run(
         sessions: Sessions::default(),
         rates,
         secret_keys: SecretKeys::at(Some(blobs.path().join(SECRETS_KEY))),
+        dumps: Dumps::elsewhere(
+            &database.url,
+            blobs.path().to_owned(),
+            ground.postgres_bin.clone(),
+        ),
         cluster,
         process: env.random.uuid(),
         settings: Settings {
