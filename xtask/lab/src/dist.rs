@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use marquee_xtask::setup::{self, Setup};
 use marquee_xtask::workspace::{WITH_ALL, Workspace};
-use marquee_xtask::{nccl_shim, process, report};
+use marquee_xtask::{nccl_shim, process, report, web};
 
 /// Built by cargo once, and kept in the user's cache folder.
 const CARGO_DEB: &str = "3.8.0";
@@ -94,6 +94,8 @@ pub(crate) struct Options {
     pub no_deb: bool,
     /// Make the packages alone.
     pub no_archive: bool,
+    /// Leave the web page out, where it cannot be built.
+    pub no_page: bool,
 }
 
 impl Options {
@@ -104,12 +106,20 @@ impl Options {
             debug: true,
             no_deb: false,
             no_archive: true,
+            no_page: false,
         }
     }
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
+    // The coordinator takes in what is there: without this, a checkout in which nobody built the page gives packages
+    // without one, and nobody is told.
+    if options.debug {
+        web::build_if_possible(workspace);
+    } else if !options.no_page {
+        web::ensure(workspace).context("the web page cannot be built (--no-page leaves it out)")?;
+    }
     let built = build(workspace, &setup, options.debug)?;
     let target = workspace
         .bin_dir
@@ -174,7 +184,7 @@ fn build(workspace: &Workspace, setup: &Setup, debug: bool) -> Result<PathBuf> {
     report::step("build: all programs", || {
         let mut command = workspace.cargo("build");
         if debug {
-            // As every build for tests is, so that nothing is compiled twice.
+            // With the features of every build for tests, so that nothing is compiled twice.
             command.arg("--workspace");
         } else {
             command.arg("--release");
@@ -182,7 +192,10 @@ fn build(workspace: &Workspace, setup: &Setup, debug: bool) -> Result<PathBuf> {
                 command.args(["--package", package]);
             }
         }
-        command.arg("--bins").args(WITH_ALL);
+        for program in PROGRAMS {
+            command.args(["--bin", program]);
+        }
+        command.args(WITH_ALL);
         process::run(setup.apply(&mut command))
     })?;
     Ok(match debug {
