@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
+    "marquee/v1/backups.proto",
     "marquee/v1/workers.proto",
     "marquee/v1/audit.proto",
     "marquee/v1/cluster.proto",
@@ -32,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Chunks are the bulk of what is sent: as `Bytes` they are handed on without a copy.
         .bytes(".marquee.v1.UploadBlobRequest.chunk")
         .bytes(".marquee.v1.DownloadBlobResponse.chunk")
+        .bytes(".marquee.v1.MomentPart.dump")
         .btree_map(".marquee.v1")
         // What they hold is in no log, whoever logs them.
         .skip_debug([".marquee.v1.SetSecretRequest", ".marquee.v1.SecretValue"])

@@ -15,6 +15,7 @@ use marquee_domain::limits;
 use marquee_proto::error::leader_elsewhere;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::audit_client::AuditClient;
+use marquee_proto::v1::backups_client::BackupsClient;
 use marquee_proto::v1::chaos_client::ChaosClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
@@ -123,6 +124,10 @@ impl Remote {
 
     pub(crate) fn audit(&self) -> AuditClient<Wire> {
         AuditClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn backups(&self) -> BackupsClient<Wire> {
+        BackupsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn chaos(&self) -> ChaosClient<Wire> {

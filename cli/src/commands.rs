@@ -208,6 +208,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    mod admin;
     mod downloads;
     mod follow;
     mod lines;

@@ -13,6 +13,7 @@
     reason = "it panics when nobody reads any more; say! does not"
 )]
 
+mod backup;
 mod bearer;
 mod bench;
 mod client;

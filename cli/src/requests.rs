@@ -4,6 +4,7 @@
 
 pub(crate) mod artifacts;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod chaos;
 pub(crate) mod download;
 pub(crate) mod jobs;
@@ -11,7 +12,7 @@ pub(crate) mod logs;
 pub(crate) mod metrics;
 mod pages;
 pub(crate) mod projects;
-mod resume;
+pub(crate) mod resume;
 pub(crate) mod secrets;
 pub(crate) mod trust;
 pub(crate) mod users;

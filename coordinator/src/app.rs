@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::backup::dumps::Dumps;
 use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
 use crate::faults::Faults;
@@ -64,6 +65,8 @@ pub struct App {
     pub faults: Faults,
     /// Where the keys are by which secrets for jobs are encrypted.
     pub secret_keys: SecretKeys,
+    /// What a backup is made of.
+    pub dumps: Dumps,
     /// Which cluster this is.
     pub cluster: Uuid,
     /// Drawn anew by each process.

@@ -1,33 +1,36 @@
-//! `marquee-coordinator backup FOLDER` and `restore FOLDER`: the database and the files that it names, as one.
+//! `marquee-coordinator backup FOLDER` and `restore FOLDER`: the database and the files that it names, as one. The same for
+//! `marquee admin backup`, which asks for it from elsewhere ([`moment`]).
 //!
 //! The backup is of one moment: what the database was when the copy began, and every file that it named then. A cluster
 //! at work goes on meanwhile; a file that it removed in between is found missing, and a later moment is taken. Files are
 //! copied once: a second backup into the same folder adds what is new.
 //!
-//! Invariant: a folder with a manifest can be restored. The manifest is written last and replaced in one step; what an
-//! earlier one names goes after that.
-//! Not here: settings, keys and certificates (`/etc/marquee`), which are no part of the jobs.
+//! Not here: the folder itself (`marquee-backups`), and settings, keys and certificates (`/etc/marquee`), which are no part
+//! of the jobs.
 
 mod dump;
+pub mod dumps;
 mod fetch;
-mod manifest;
+pub mod moment;
 mod restore;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use marquee_backups::{
+    ARTIFACTS, Absent, Dump, Files, Hashed, MOMENTS_MAX, Manifest, dump_name, files_name,
+    is_free_for, path_of, private_folder, take, tidy,
+};
 use marquee_domain::artifact::Digest;
 use marquee_domain::env::{Clock as _, Random as _};
 use marquee_domain::ids::PipelineId;
 use marquee_store::{Db, backup as store};
-use sha2::{Digest as _, Sha256};
 
-use self::dump::Tools;
-use self::manifest::{Absent, Dump, Files, Manifest};
+use self::dump::{Place, Tools};
 pub use self::restore::{check, restore};
 use crate::config::Config;
 use crate::database::Database;
@@ -36,10 +39,6 @@ use crate::{lock, objects};
 
 /// Pipelines whose files are listed at once.
 const PIPELINES_AT_ONCE: u32 = 100;
-/// Moments that are tried: each is missing what was removed while the one before was copied.
-const MOMENTS_MAX: u32 = 5;
-/// Folder of the files, by digest.
-const ARTIFACTS: &str = "artifacts";
 
 /// What a backup came to.
 #[derive(Debug)]
@@ -130,10 +129,15 @@ impl Source {
 }
 
 async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
-    let tools = Tools::find(config)?;
+    let tools = Tools::find(&Place::of(config))?;
     let db = Db::connect(url, SystemRandom.uuid())
         .await
         .context("could not connect to the database")?;
+    let mut conn = db.read().await?;
+    let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
+    tools.can_read(store::get_server_major(&mut conn).await?)?;
+    drop(conn);
+    is_free_for(to, cluster)?;
     // Looked at and not opened as at a start: a backup gives no id to a bucket that has none.
     let bucket = objects::source(config).await?;
     let storage = match &bucket {
@@ -147,7 +151,7 @@ async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
     let mut copied = 0;
     let (dump, named, absent) = loop {
         moment += 1;
-        let name = format!("database-{}-{moment}.dump", stamp());
+        let name = dump_name(SystemClock.now(), moment);
         let (dump, named) = dump_and_list(&db, url, &tools, &to.join(name)).await?;
         let (from, place) = (config.artifacts_dir.clone(), to.join(ARTIFACTS));
         let files = named.clone();
@@ -168,14 +172,12 @@ async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
         before = gone;
         fs::remove_file(to.join(&dump.file))?;
     };
-    let mut conn = db.read().await?;
-    let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
-    drop(conn);
     db.close().await;
     let absent_names: BTreeSet<&Digest> = absent.iter().map(|one| &one.digest).collect();
     let kept = named.iter().filter(|digest| !absent_names.contains(digest));
-    let files = Files::write(to, &format!("files-{}.txt", stamp()), kept)?;
-    let manifest = Manifest::new(cluster, storage, SystemClock.now(), dump, files, absent);
+    let files = Files::write(to, &files_name(SystemClock.now()), kept)?;
+    let made = (SystemClock.now(), env!("CARGO_PKG_VERSION"));
+    let manifest = Manifest::new((cluster, storage), made, dump, files, absent);
     manifest.write(to)?;
     tidy(to, &manifest)?;
     Ok(Backup { manifest, copied })
@@ -197,7 +199,7 @@ async fn dump_and_list(
     while let Some((last, files)) =
         store::list_named_files(&mut snapshot, after, PIPELINES_AT_ONCE).await?
     {
-        named.extend(files);
+        named.extend(files.into_iter().map(|file| file.digest));
         after = last;
     }
     // The dump has the moment for its own only once it has begun.
@@ -263,114 +265,11 @@ fn copy_files(from: &Path, to: &Path, digests: &[Digest]) -> anyhow::Result<Copi
 /// Copies a file durably, and gives the digest of what was written.
 fn copy_checked(from: &Path, to: &Path) -> io::Result<Digest> {
     let mut from = File::open(from)?;
-    let mut hashed = Hashed {
-        to: File::create(to)?,
-        hash: Sha256::new(),
-    };
+    let mut hashed = Hashed::new(File::create(to)?);
     io::copy(&mut from, &mut hashed)?;
-    hashed.to.sync_all()?;
-    Ok(Digest::from_hash(&hashed.hash.finalize()))
-}
-
-/// Hashes what is written.
-struct Hashed<W> {
-    to: W,
-    hash: Sha256,
-}
-
-impl<W: io::Write> io::Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
-}
-
-/// The digest of a file, and its bytes.
-fn digest_of(file: &Path) -> io::Result<(Digest, u64)> {
-    let mut hashed = Hashed {
-        to: io::sink(),
-        hash: Sha256::new(),
-    };
-    let bytes = io::copy(&mut File::open(file)?, &mut hashed)?;
-    Ok((Digest::from_hash(&hashed.hash.finalize()), bytes))
-}
-
-/// Where a file lies below a folder, here as in a coordinator's own.
-fn path_of(root: &Path, digest: &Digest) -> PathBuf {
-    root.join(&digest.as_str()[..2]).join(digest.as_str())
-}
-
-/// Removes what this manifest does not name: of earlier backups, and of one that was killed.
-fn tidy(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = name.starts_with("database-") || name.starts_with("files-");
-        if is_ours && name != manifest.dump.file && name != manifest.files.file {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    let named: BTreeSet<String> = manifest
-        .files
-        .read(folder)?
-        .into_iter()
-        .map(|digest| digest.to_string())
-        .collect();
-    let parts = match fs::read_dir(folder.join(ARTIFACTS)) {
-        // Nothing was ever copied: the cluster has no artifacts yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        parts => parts?,
-    };
-    for part in parts {
-        let part = part?;
-        // What else somebody put there is none of ours.
-        if !part.file_type()?.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(part.path())? {
-            let entry = entry?;
-            let is_named = named.contains(&*entry.file_name().to_string_lossy());
-            if !is_named && entry.file_type()?.is_file() {
-                fs::remove_file(entry.path())?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Results and jobs are for nobody but whoever makes the backup.
-fn private_folder(folder: &Path) -> anyhow::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("could not create {folder:?}"))
-}
-
-/// One backup at a time writes to a folder.
-fn take(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.join("backup.lock");
-    let file = File::create(&path).with_context(|| format!("could not write {path:?}"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            bail!("another backup is being written to {folder:?}; wait for it")
-        }
-        Err(fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("could not lock {path:?}"))
-        }
-    }
-}
-
-/// The time as part of a file's name.
-fn stamp() -> String {
-    SystemClock.now().format("%Y%m%dT%H%M%SZ").to_string()
+    let (file, digest) = hashed.finish();
+    file.sync_all()?;
+    Ok(digest)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod leaving;
 mod lifecycle;
 mod loops;
 mod migrate;
+mod moments;
 mod moving;
 mod needs;
 #[cfg(feature = "s3")]

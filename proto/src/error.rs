@@ -116,11 +116,13 @@ pub enum ErrorCode {
     CannotBurnIn,
     /// A burn-in of the GPU is under way.
     BurnInAtWork,
+    /// The coordinator's host cannot dump its database.
+    CannotDump,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -171,6 +173,7 @@ impl ErrorCode {
         Self::LimitReached,
         Self::Internal,
         Self::SafeMode,
+        Self::CannotDump,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.
@@ -227,6 +230,7 @@ impl ErrorCode {
             Self::RotationNotReady => "MQ0390",
             Self::CannotBurnIn => "MQ0397",
             Self::BurnInAtWork => "MQ0398",
+            Self::CannotDump => "MQ0399",
         }
     }
 
@@ -263,6 +267,7 @@ impl ErrorCode {
             | Self::CannotRehearse
             | Self::RotationNotReady
             | Self::CannotBurnIn
+            | Self::CannotDump
             | Self::SafeMode => Code::FailedPrecondition,
             Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned

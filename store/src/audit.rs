@@ -1,6 +1,6 @@
 //! The audit: what happened, line by line, as the database's own triggers wrote it down (migration 0015).
 //!
-//! Invariant: nothing here writes a line but [`forget_pipeline`] and [`insert_rehearsal`], and nothing changes one. Lines
+//! Invariant: nothing writes a line but [`forget_pipeline`], [`insert_rehearsal`] and `backup::insert_backup`, and nothing changes one. Lines
 //! that a later version wrote, or that no rule speaks of, are shown and not judged.
 
 use chrono::{DateTime, Utc};

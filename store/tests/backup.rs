@@ -6,7 +6,10 @@ use crate::support::bench::Bench;
 use crate::support::{at, pipeline, report, success};
 use marquee_domain::artifact::{Digest, FileEntry, Manifest};
 use marquee_domain::ids::PipelineId;
-use marquee_store::backup::{export_snapshot, keep_snapshot, list_named_files};
+use marquee_store::backup::{
+    export_snapshot, get_database_bytes, get_server_major, insert_backup, keep_snapshot,
+    list_named_files,
+};
 use marquee_store::checkpoints::{CheckpointKey, insert_checkpoint};
 use marquee_store::ranks::RankChange;
 use marquee_store::testing::{Asker, TestDatabase};
@@ -49,7 +52,11 @@ async fn named(conn: &mut Conn, limit: u32) -> (Vec<Digest>, u32) {
     while let Some((last, files)) = list_named_files(conn, after, limit).await.unwrap() {
         assert!(last > after, "it goes on");
         (after, pages) = (last, pages + 1);
-        found.extend(files);
+        for file in &files {
+            // Each file here is its own name.
+            assert!(file.size_bytes > 2, "{file:?}");
+        }
+        found.extend(files.into_iter().map(|file| file.digest));
     }
     found.sort_unstable();
     found.dedup();
@@ -156,4 +163,48 @@ async fn a_database_is_empty_without_tables_of_whomever() {
     assert!(db.is_empty().await.unwrap());
     db.migrate().await.unwrap();
     assert!(!db.is_empty().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_size_that_is_none_is_nought_and_of_two_the_larger_counts() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let mut bench = Bench::new(&mut tx).await;
+    made(&mut tx, &mut bench, &["saved"], &["put"], &["done"]).await;
+    let digest = Digest::of(b"done");
+    for (sizes, expected) in [
+        (["4", "4"], 4),
+        (["4", "7"], 7),
+        (["\"many\"", "5"], 5),
+        (["null", "-3"], 0),
+        (["99999999999999999999", "1.5"], 0),
+    ] {
+        let files =
+            sizes.map(|size| format!("{{\"digest\": \"{digest}\", \"size_bytes\": {size}}}"));
+        let files = files.join(", ");
+        database
+            .execute(&format!(
+                "UPDATE artifacts SET manifest = '{{\"files\": [{files}]}}'"
+            ))
+            .await;
+        let (_, files) = list_named_files(&mut tx, PipelineId(0), 5)
+            .await
+            .unwrap()
+            .unwrap();
+        let found = files.iter().find(|file| file.digest == digest).unwrap();
+        assert_eq!(found.size_bytes, expected, "{sizes:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_takes_a_backup_is_written_down_and_the_database_says_how_large_and_how_old_it_is() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.write_as("backup", "ada").await.unwrap();
+    insert_backup(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let lines = "SELECT count(*) FROM audit WHERE kind = 'backed_up' AND actor = 'ada'";
+    assert_eq!(database.number(lines).await, 1);
+    let mut conn = database.db.read().await.unwrap();
+    assert!(get_database_bytes(&mut conn).await.unwrap() > 1_000_000);
+    assert!((14..100).contains(&get_server_major(&mut conn).await.unwrap()));
 }

@@ -43,10 +43,14 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the page unless it is built, for tasks that work without it too.
+/// Builds the page unless it is built.
+pub fn ensure(workspace: &Workspace) -> Result<()> {
+    report::step("web page: npm packages and build", || build(workspace)).map(drop)
+}
+
+/// The same for tasks that work without it too.
 pub fn build_if_possible(workspace: &Workspace) {
-    let built = report::step("web page: npm packages and build", || build(workspace));
-    if let Err(error) = built {
+    if let Err(error) = ensure(workspace) {
         report::note(&format!(
             "the web page is not built, everything else is: {error:#}"
         ));

@@ -62,10 +62,12 @@ impl Layout {
         })
     }
 
-    /// Gives the folder back.
+    /// Gives the folder back. The file stays: who has opened it and gets its lock now would hold one that a third cannot
+    /// see once another file stood in its place.
     pub(crate) fn unlock(&mut self) {
-        if self.lock.take().is_some() {
-            let _ = fs::remove_file(self.folder.join("up.lock"));
+        if let Some(lock) = self.lock.take() {
+            // While the lock is held: afterwards the number in it may be the next one's.
+            let _ = lock.set_len(0);
         }
     }
 
@@ -229,8 +231,13 @@ mod tests {
             error.contains(&format!("pid {}", std::process::id())),
             "{error}"
         );
+        // Whoever opened the file while the first one had it, and locks it now, keeps all others out.
+        let early = File::open(folder.path().join("up.lock")).unwrap();
         first.unlock();
-        assert!(!folder.path().join("up.lock").exists());
+        early.try_lock().unwrap();
+        let error = Layout::lock(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("pid unknown"), "{error}");
+        drop(early);
         Layout::lock(folder.path()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(folder.path()), 0o711);

@@ -1,5 +1,6 @@
 //! `marquee admin`: what whoever runs the cluster sets and looks at. One file a group, below `admin/`.
 
+mod backup;
 mod ca;
 mod settings;
 mod token;
@@ -16,7 +17,7 @@ use crate::output::Format;
 use crate::say::say;
 use crate::session::Session;
 
-/// Run the cluster: users, tokens, projects, workers, certificates, the audit, settings, coordinators
+/// Run the cluster: users, tokens, projects, workers, certificates, the audit, settings, coordinators, backups
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,6 +27,7 @@ Examples:
   marquee admin status
   marquee admin audit log --who ada --newest --limit 20
   marquee admin settings
+  marquee admin backup ~/backups/vision
 
 On the coordinator's own host, under the account that it runs as or root, all of it works without a token.")]
 pub(super) struct Args {
@@ -43,6 +45,7 @@ enum Command {
     Settings(settings::Args),
     Audit(audit::Args),
     Status(coordinators::Args),
+    Backup(backup::Args),
 }
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
@@ -55,6 +58,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Command::Settings(args) => settings::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,
         Command::Status(args) => coordinators::run(args, session).await,
+        Command::Backup(args) => backup::run(args, session).await,
     }
 }
 

@@ -6,12 +6,14 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use marquee_domain::artifact::{Digest, FileEntry, Manifest};
 use marquee_proto::v1;
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 use tokio::time::sleep;
 use tonic::Status;
 
@@ -87,38 +89,13 @@ async fn one(
     executable: bool,
     path: &Path,
 ) -> Result<()> {
-    let (digest, size) = (&file.digest, file.size_bytes);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || format!("cannot write {}", path.display());
-    // In the same folder: a rename cannot cross file systems.
-    let mut aside = tempfile::Builder::new()
-        .prefix(".marquee-")
-        .suffix(".part")
-        .tempfile_in(folder)
-        .with_context(write)?;
-    let mut hash = Sha256::new();
-    let mut length = 0;
     let wanted = Wanted {
         job,
-        digest,
-        size: Some(size),
+        digest: &file.digest,
+        size: Some(file.size_bytes),
     };
-    receive(remote, wanted, &mut |chunk| {
-        length += chunk.len() as u64;
-        // At once, and not at an end that may never come: the disk is others' too.
-        within(length, size)?;
-        hash.update(chunk);
-        aside.write_all(chunk)
-    })
-    .await?;
-    if length != size || Digest::from_hash(&hash.finalize()) != *digest {
-        return Err(anyhow!(
-            "{} arrived damaged: {length} of {size} bytes, and not with digest {digest}; fetch it \
-             again, and look at the coordinator's disk if this stays",
-            path.display()
-        )
-        .into());
-    }
+    let write = || format!("cannot write {}", path.display());
+    let aside = aside(remote, wanted, path, &AtomicU64::new(0)).await?;
     // Renamed last: under its own name a file is whole, whenever this process was killed.
     let file: File = aside
         .persist(path)
@@ -126,6 +103,71 @@ async fn one(
         .with_context(write)?;
     make_readable(&file, executable).with_context(write)?;
     Ok(())
+}
+
+/// A file of whatever artifact by its digest, for whoever may look at all projects; on the disk when this is done, and for
+/// its owner alone. `size`: where it is known. What comes is counted as it comes.
+pub(crate) async fn blob(
+    remote: &Remote,
+    (digest, size): (&Digest, Option<u64>),
+    path: &Path,
+    received: &AtomicU64,
+) -> Result<()> {
+    let wanted = Wanted {
+        job: 0,
+        digest,
+        size,
+    };
+    let aside = aside(remote, wanted, path, received).await?;
+    let write = || format!("cannot write {}", path.display());
+    aside.as_file().sync_all().with_context(write)?;
+    aside
+        .persist(path)
+        .map_err(|error| error.error)
+        .with_context(write)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(write)?;
+    Ok(())
+}
+
+/// All of a file beside its place, as its digest says.
+async fn aside(
+    remote: &Remote,
+    wanted: Wanted<'_>,
+    path: &Path,
+    received: &AtomicU64,
+) -> Result<NamedTempFile> {
+    let (digest, size) = (wanted.digest, wanted.size);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    // In the same folder: a rename cannot cross file systems.
+    let mut aside = tempfile::Builder::new()
+        .prefix(".marquee-")
+        .suffix(".part")
+        .tempfile_in(folder)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let mut hash = Sha256::new();
+    let mut length = 0;
+    receive(remote, wanted, &mut |chunk| {
+        length += chunk.len() as u64;
+        // At once, and not at an end that may never come: the disk is others' too.
+        within(length, size.unwrap_or(u64::MAX))?;
+        hash.update(chunk);
+        received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        aside.write_all(chunk)
+    })
+    .await?;
+    if size.is_some_and(|size| size != length) || Digest::from_hash(&hash.finalize()) != *digest {
+        let announced = size.map_or("an unknown number".to_owned(), |size| size.to_string());
+        return Err(anyhow!(
+            "{} arrived damaged: {length} of {announced} bytes, and not with digest {digest}; fetch it \
+             again, and look at the coordinator's disk if this stays",
+            path.display()
+        )
+        .into());
+    }
+    Ok(aside)
 }
 
 /// Gives a fetched file the mode that the user's other new files have: a temporary file is for its

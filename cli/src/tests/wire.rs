@@ -18,7 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Every service that a command may ask.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "marquee.v1.Jobs",
     "marquee.v1.Artifacts",
     "marquee.v1.Workers",
@@ -29,6 +29,7 @@ const SERVICES: [&str; 10] = [
     "marquee.v1.Chaos",
     "marquee.v1.Users",
     "marquee.v1.Trust",
+    "marquee.v1.Backups",
 ];
 
 /// The messages that answer a request: one, or those of a stream.
@@ -66,7 +67,8 @@ impl Wire {
             .add_service(At::<6>(wire.clone()))
             .add_service(At::<7>(wire.clone()))
             .add_service(At::<8>(wire.clone()))
-            .add_service(At::<9>(wire.clone()));
+            .add_service(At::<9>(wire.clone()))
+            .add_service(At::<10>(wire.clone()));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         wire
     }

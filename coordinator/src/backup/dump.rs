@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::io::AsyncReadExt as _;
 
 use crate::config::Config;
 
@@ -14,6 +15,28 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What begins the password where it stands among a URL's parameters.
 const PASSWORD_PARAMETER: &str = "password=";
+
+/// Bytes of what `pg_dump` says on stderr that are kept.
+const SAID_MAX_BYTES: u64 = 4_096;
+
+/// Where the programs are looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) data_dir: PathBuf,
+    pub(super) postgres_bin: Option<PathBuf>,
+    /// The Postgres is somebody else's, and this host may have the clients' programs alone.
+    pub(super) is_elsewhere: bool,
+}
+
+impl Place {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            data_dir: config.data_dir.clone(),
+            postgres_bin: config.postgres_bin.clone(),
+            is_elsewhere: config.database_url.is_some(),
+        }
+    }
+}
 
 /// The folder of `pg_dump` and `pg_restore`.
 #[derive(Debug)]
@@ -30,12 +53,11 @@ pub(super) struct Dumping {
 
 impl Tools {
     /// Those of the private cluster's version, else of the newest that is installed.
-    pub(super) fn find(config: &Config) -> anyhow::Result<Self> {
-        let found = marquee_postgres::programs(&config.data_dir, config.postgres_bin.as_deref());
+    pub(super) fn find(place: &Place) -> anyhow::Result<Self> {
+        let found = marquee_postgres::programs(&place.data_dir, place.postgres_bin.as_deref());
         let (folder, major) = match found {
             Ok(found) => found,
-            // Of a Postgres elsewhere a host may have the clients' programs alone.
-            Err(error) => match on_path().filter(|_| config.database_url.is_some()) {
+            Err(error) => match on_path().filter(|_| place.is_elsewhere) {
                 Some(folder) => return Ok(Self { folder }),
                 None => return Err(error.into()),
             },
@@ -48,19 +70,72 @@ impl Tools {
         Ok(Self { folder })
     }
 
-    /// Begins to write what the snapshot of that name sees.
-    pub(super) fn dump(&self, url: &str, snapshot: &str, file: &Path) -> anyhow::Result<Dumping> {
+    /// Whether they can read a server of this major version; an error with the way out where they cannot.
+    pub(super) fn can_read(&self, server: u32) -> anyhow::Result<()> {
+        let program = self.folder.join("pg_dump");
+        let said = Command::new(&program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("could not start {program:?}"))?;
+        let text = String::from_utf8_lossy(&said.stdout);
+        let Some(major) = major_of(&text).filter(|_| said.status.success()) else {
+            bail!(
+                "{program:?} does not say its version ({}): {}",
+                said.status,
+                String::from_utf8_lossy(&said.stderr).trim_end()
+            );
+        };
+        if major < server {
+            bail!(
+                "{program:?} is of Postgres {major}, and the server of {server}: an older one cannot read it; install the programs of {server} on the coordinator's host (on Debian postgresql-client-{server}), and name their folder in postgres_bin if there are several"
+            );
+        }
+        Ok(())
+    }
+
+    fn dumping(&self, url: &str, snapshot: &str) -> Command {
         let mut command = self.command("pg_dump", url);
         command
             // A restored database is its new owner's, whatever that account is called.
             .args(["--format=custom", "--no-owner", "--no-privileges"])
             .arg(format!("--snapshot={snapshot}"))
-            .arg("--file")
-            .arg(file);
-        let child = command
             .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Begins to say what the snapshot of that name sees.
+    pub(super) fn stream(&self, url: &str, snapshot: &str) -> anyhow::Result<Streaming> {
+        let mut command = tokio::process::Command::from(self.dumping(url, snapshot));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("could not start pg_dump")?;
+        let stdout = child.stdout.take().context("its stdout is a pipe")?;
+        let mut stderr = child.stderr.take().context("its stderr is a pipe")?;
+        // Read all the time: with a full pipe it would wait for ever.
+        let said = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            let mut first = (&mut stderr).take(SAID_MAX_BYTES);
+            let _ = first.read_to_end(&mut kept).await;
+            let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+            String::from_utf8_lossy(&kept).trim_end().to_owned()
+        });
+        Ok(Streaming {
+            child,
+            stdout,
+            said,
+        })
+    }
+
+    /// Begins to write what the snapshot of that name sees.
+    pub(super) fn dump(&self, url: &str, snapshot: &str, file: &Path) -> anyhow::Result<Dumping> {
+        let mut command = self.dumping(url, snapshot);
+        command.arg("--file").arg(file);
+        let child = command
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .spawn()
             .context("could not start pg_dump")?;
         Ok(Dumping { child, ended: None })
@@ -96,6 +171,32 @@ impl Tools {
     }
 }
 
+/// A `pg_dump` that writes to us; killed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    child: tokio::process::Child,
+    stdout: tokio::process::ChildStdout,
+    said: tokio::task::JoinHandle<String>,
+}
+
+impl Streaming {
+    /// The next bytes, at most as many as there is room for; 0 at its end. Dropped while it waits, it has lost nothing.
+    pub(super) async fn read(&mut self, bytes: &mut bytes::BytesMut) -> anyhow::Result<usize> {
+        let read = self.stdout.read_buf(bytes).await;
+        read.context("could not read what pg_dump writes")
+    }
+
+    /// Whether it went well; what was read is worth nothing otherwise.
+    pub(super) async fn finish(mut self) -> anyhow::Result<()> {
+        let status = self.child.wait().await?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = self.said.await.unwrap_or_default();
+        bail!("pg_dump failed ({status}): {said}");
+    }
+}
+
 impl Dumping {
     pub(super) fn has_ended(&mut self) -> anyhow::Result<bool> {
         self.ended = self.child.try_wait()?;
@@ -125,6 +226,14 @@ impl Drop for Dumping {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The major version in what `pg_dump --version` says: `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `17beta1`.
+fn major_of(said: &str) -> Option<u32> {
+    let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+    let word = said.split_whitespace().find(is_number)?;
+    let end = word.find(|c: char| !c.is_ascii_digit());
+    word[..end.unwrap_or(word.len())].parse().ok()
 }
 
 /// The first folder of PATH with both programs.
@@ -279,5 +388,47 @@ mod tests {
         for (text, plain) in cases {
             assert_eq!(percent_decoded(text), plain, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_version_is_read_and_an_older_one_is_refused_with_the_way_out() {
+        for (said, major) in [
+            (
+                "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n",
+                Some(15),
+            ),
+            ("pg_dump (PostgreSQL) 9.6.24\n", Some(9)),
+            ("pg_dump (PostgreSQL) 18beta1", Some(18)),
+            ("pg_dump (PostgreSQL) 17devel", Some(17)),
+            ("pg_dump (PostgreSQL)", None),
+            ("", None),
+            ("pg_dump 99999999999", None),
+        ] {
+            assert_eq!(major_of(said), major, "{said:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let tools = |script: &str| {
+            use std::os::unix::fs::PermissionsExt as _;
+            let program = folder.path().join("pg_dump");
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let folder = folder.path().to_owned();
+            Tools { folder }
+        };
+        let fifteen = tools("echo 'pg_dump (PostgreSQL) 15.18'");
+        fifteen.can_read(14).unwrap();
+        fifteen.can_read(15).unwrap();
+        let older = fifteen.can_read(16).unwrap_err().to_string();
+        assert!(
+            older.contains("of Postgres 15") && older.contains("postgresql-client-16"),
+            "{older}"
+        );
+        let broken = tools("echo no libpq >&2; exit 127").can_read(14);
+        let broken = broken.unwrap_err().to_string();
+        assert!(broken.contains("no libpq"), "{broken}");
+        std::fs::remove_file(folder.path().join("pg_dump")).unwrap();
+        let folder = folder.path().to_owned();
+        let missing = Tools { folder }.can_read(14).unwrap_err();
+        assert!(missing.to_string().contains("could not start"), "{missing}");
     }
 }

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use marquee_backups::{Absent, path_of, private_folder};
 use marquee_domain::artifact::Digest;
 
-use super::manifest::Absent;
-use super::{Copied, path_of, private_folder};
+use super::Copied;
 use crate::blobs::{BlobError, BlobStore};
 
 /// Copies what is not there yet. A file that is missing or damaged is told, and ends nothing.

@@ -4,15 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use marquee_backups::{ARTIFACTS, Manifest, path_of};
 use marquee_domain::artifact::Digest;
 use marquee_domain::env::Random as _;
 use marquee_domain::limits::CHUNK_BYTES;
 use marquee_store::{Db, Schema};
 use tokio::io::AsyncReadExt as _;
 
-use super::dump::Tools;
-use super::manifest::Manifest;
-use super::{ARTIFACTS, path_of};
+use super::dump::{Place, Tools};
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
@@ -79,7 +78,10 @@ async fn fill(
     for digest in files {
         store(blobs, digest, &path_of(&from.join(ARTIFACTS), digest)).await?;
     }
-    let (tools, dump) = (Tools::find(config)?, from.join(&manifest.dump.file));
+    let (tools, dump) = (
+        Tools::find(&Place::of(config))?,
+        from.join(&manifest.dump.file),
+    );
     let url = url.to_owned();
     tokio::task::spawn_blocking(move || tools.restore(&url, &dump)).await??;
     if db.schema().await? == Schema::BeforeLeaders {

@@ -1,5 +1,3 @@
-use std::io::Write as _;
-
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -28,16 +26,15 @@ fn made(folder: &Path, contents: &[&[u8]]) -> Manifest {
     fs::write(&dump, "a dump").unwrap();
     let files = Files::write(folder, "files-1.txt", digests.iter()).unwrap();
     let dump = Dump::of(&dump).unwrap();
-    let manifest = Manifest::new(Uuid::from_u128(1), None, now(), dump, files, Vec::new());
+    let manifest = Manifest::new(
+        (Uuid::from_u128(1), None),
+        (now(), "1.2.3"),
+        dump,
+        files,
+        Vec::new(),
+    );
     manifest.write(folder).unwrap();
     manifest
-}
-
-fn names(folder: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    entries
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect()
 }
 
 #[test]
@@ -86,91 +83,6 @@ fn a_folder_that_cannot_be_written_is_named_and_no_file_is_said_to_be_missing_fo
     assert!(
         format!("{error:#}").contains("could not create"),
         "{error:#}"
-    );
-}
-
-#[test]
-fn what_no_manifest_names_goes_and_what_is_not_ours_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path();
-    let manifest = made(root, &[b"one", b"two"]);
-    let old = put(&root.join(ARTIFACTS), b"of an earlier backup");
-    fs::write(root.join("database-0-3.dump"), "old").unwrap();
-    fs::write(root.join("files-0.txt"), "old").unwrap();
-    fs::write(root.join("notes.txt"), "mine").unwrap();
-    // A file manager leaves things everywhere; none of it may end a backup.
-    fs::write(root.join(ARTIFACTS).join(".DS_Store"), "x").unwrap();
-    fs::create_dir_all(root.join(ARTIFACTS).join("ab/folder")).unwrap();
-    tidy(root, &manifest).unwrap();
-    assert!(!path_of(&root.join(ARTIFACTS), &old).exists());
-    let left = names(root);
-    let expected = [
-        "artifacts",
-        "database-1-1.dump",
-        "files-1.txt",
-        "manifest.json",
-        "notes.txt",
-    ];
-    assert_eq!(left, expected.map(str::to_owned).into());
-    manifest.verify(root).unwrap();
-    tidy(root, &manifest).unwrap();
-}
-
-#[test]
-fn a_cluster_without_artifacts_is_backed_up_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let manifest = made(folder.path(), &[]);
-    assert!(!folder.path().join(ARTIFACTS).exists());
-    tidy(folder.path(), &manifest).unwrap();
-    assert_eq!(manifest.verify(folder.path()).unwrap(), []);
-    assert_eq!(manifest.files.count, 0);
-}
-
-#[test]
-fn two_backups_at_once_do_not_write_to_one_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let lock = take(folder.path()).unwrap();
-    let error = take(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("another backup is being written"), "{error}");
-    drop(lock);
-    take(folder.path()).unwrap();
-    assert!(take(&folder.path().join("nowhere")).is_err());
-}
-
-#[test]
-fn a_backup_is_for_whoever_makes_it_alone() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::tempdir().unwrap();
-    let deep = folder.path().join("a/b");
-    private_folder(&deep).unwrap();
-    let mode = fs::metadata(&deep).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
-    private_folder(&deep).unwrap();
-}
-
-#[test]
-fn what_is_hashed_is_what_was_written_however_little_at_a_time() {
-    /// Takes one byte at a time, as a slow disk may.
-    struct Slow(Vec<u8>);
-    impl io::Write for Slow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.extend(bytes.first());
-            Ok(bytes.len().min(1))
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed {
-        to: Slow(Vec::new()),
-        hash: Sha256::new(),
-    };
-    hashed.write_all(b"some bytes").unwrap();
-    hashed.flush().unwrap();
-    assert_eq!(hashed.to.0, b"some bytes");
-    assert_eq!(
-        Digest::from_hash(&hashed.hash.finalize()),
-        Digest::of(b"some bytes")
     );
 }
 

@@ -315,6 +315,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::RotationNotReady
             | ErrorCode::CannotBurnIn
             | ErrorCode::BurnInAtWork
+            | ErrorCode::CannotDump
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

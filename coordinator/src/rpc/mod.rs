@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod audit;
+mod backups;
 mod chaos;
 mod cluster;
 mod deadline;
@@ -28,6 +29,7 @@ use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::audit_server::AuditServer;
+use marquee_proto::v1::backups_server::BackupsServer;
 use marquee_proto::v1::chaos_server::ChaosServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
@@ -85,6 +87,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let audit = AuditServer::new(audit::AuditService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
+    let backups = BackupsServer::new(backups::BackupsService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let chaos = ChaosServer::new(chaos::ChaosService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
     let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
@@ -124,6 +129,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .await;
     reporter
         .set_serving::<AuditServer<audit::AuditService>>()
+        .await;
+    reporter
+        .set_serving::<BackupsServer<backups::BackupsService>>()
         .await;
     reporter
         .set_serving::<ChaosServer<chaos::ChaosService>>()
@@ -186,6 +194,7 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .add_service(artifacts)
         .add_service(workers)
         .add_service(audit)
+        .add_service(backups)
         .add_service(chaos)
         .add_service(cluster)
         .add_service(projects)

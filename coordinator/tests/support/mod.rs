@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use marquee_coordinator::app::CHANGES_MAX;
+use marquee_coordinator::backup::dumps::Dumps;
 use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::faults::Faults;
@@ -57,6 +58,8 @@ pub struct Ground {
     pub authority: Option<Files>,
     /// For how long GPUs in quarantine are tested by themselves.
     pub burn_in_minutes: Option<u32>,
+    /// Where its Postgres' programs are said to be; None: they are found.
+    pub postgres_bin: Option<std::path::PathBuf>,
 }
 
 /// One life of a coordinator.
@@ -328,6 +331,11 @@ async fn run(
         rates,
         faults: Faults::default(),
         secret_keys: SecretKeys::at(Some(blobs.path().join(SECRETS_KEY))),
+        dumps: Dumps::elsewhere(
+            &database.url,
+            blobs.path().to_owned(),
+            ground.postgres_bin.clone(),
+        ),
         cluster,
         process: env.random.uuid(),
         settings: Settings {

@@ -88,6 +88,7 @@ fn parse_dist(words: Vec<String>) -> Result<Task> {
             "--debug" => options.debug = true,
             "--no-deb" => options.no_deb = true,
             "--no-archive" => options.no_archive = true,
+            "--no-page" => options.no_page = true,
             "--to" => match words.next() {
                 Some(folder) => options.to = Some(folder.into()),
                 None => bail!(r#""--to" needs DIR"#),

@@ -4,6 +4,7 @@
 //! Invariant: whatever ends the task, nothing of it stays. Hosts, mounts and networks live in namespaces of a process
 //! that the kernel ends with us; what only files can leave, a shell removes that waits for our end (`Tidy`).
 
+mod cage;
 mod faults;
 mod first_job;
 mod grown;
@@ -52,7 +53,9 @@ pub(crate) struct Options {
 type Scene = (&'static str, fn(&mut Site, &mut Seen) -> Result<()>);
 
 /// In the order in which they run.
-const SCENES: [Scene; 16] = [
+const SCENES: [Scene; 18] = [
+    ("units", cage::units_are_closed),
+    ("cage", cage::jobs_are_caged),
     ("killed", faults::services_are_killed),
     ("power", faults::a_host_loses_its_power),
     ("cut", faults::a_link_is_cut),

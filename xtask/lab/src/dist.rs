@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use marquee_xtask::setup::{self, Setup};
 use marquee_xtask::workspace::{WITH_ALL, Workspace};
-use marquee_xtask::{nccl_shim, process, report};
+use marquee_xtask::{nccl_shim, process, report, web};
 
 /// Built by cargo once, and kept in the user's cache folder.
 const CARGO_DEB: &str = "3.8.0";
@@ -44,6 +44,16 @@ const PACKAGES: [(&str, &str); 4] = [
         "marquee-trainer",
         "trainer of the Marquee training orchestrator, with libtorch",
     ),
+];
+/// The packages of the workspace whose programs are installed. A release is built of these alone: beside the simulation,
+/// cargo would give them the features that are for it, such as those of the store's tests, and the rest would take its time
+/// for nobody.
+const SHIPPED: [&str; 5] = [
+    "marquee-cli",
+    "marquee-coordinator",
+    "marquee-worker",
+    "marquee-datasets",
+    "marquee-trainer",
 ];
 /// The programs that are installed.
 const PROGRAMS: [&str; 6] = [
@@ -84,6 +94,8 @@ pub(crate) struct Options {
     pub no_deb: bool,
     /// Make the packages alone.
     pub no_archive: bool,
+    /// Leave the web page out, where it cannot be built.
+    pub no_page: bool,
 }
 
 impl Options {
@@ -94,12 +106,20 @@ impl Options {
             debug: true,
             no_deb: false,
             no_archive: true,
+            no_page: false,
         }
     }
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
+    // The coordinator takes in what is there: without this, a checkout in which nobody built the page gives packages
+    // without one, and nobody is told.
+    if options.debug {
+        web::build_if_possible(workspace);
+    } else if !options.no_page {
+        web::ensure(workspace).context("the web page cannot be built (--no-page leaves it out)")?;
+    }
     let built = build(workspace, &setup, options.debug)?;
     let target = workspace
         .bin_dir
@@ -163,10 +183,19 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 fn build(workspace: &Workspace, setup: &Setup, debug: bool) -> Result<PathBuf> {
     report::step("build: all programs", || {
         let mut command = workspace.cargo("build");
-        command.args(["--workspace", "--bins"]).args(WITH_ALL);
-        if !debug {
+        if debug {
+            // With the features of every build for tests, so that nothing is compiled twice.
+            command.arg("--workspace");
+        } else {
             command.arg("--release");
+            for package in SHIPPED {
+                command.args(["--package", package]);
+            }
         }
+        for program in PROGRAMS {
+            command.args(["--bin", program]);
+        }
+        command.args(WITH_ALL);
         process::run(setup.apply(&mut command))
     })?;
     Ok(match debug {

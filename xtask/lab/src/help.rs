@@ -54,13 +54,14 @@ pub(crate) const DIST: &str = "\
 Make what hosts install: Debian packages (marquee, marquee-coordinator, marquee-worker, marquee-trainer), and an
 archive with install.sh for other distributions
 
-Usage: cargo xtask dist [--to DIR] [--debug] [--no-deb] [--no-archive]
+Usage: cargo xtask dist [--to DIR] [--debug] [--no-deb] [--no-archive] [--no-page]
 
 Options:
   --to DIR      where the results go [target/dist, which is made anew]
   --debug       take the development build and compress little, to try the packages
   --no-deb      make the archive alone
   --no-archive  make the packages alone
+  --no-page     leave the web page out of the coordinator, where Node.js and npm's packages cannot be had
 
 Builds cargo-deb once, into the user's cache folder. Packages hold libtorch's CPU half; hosts with GPUs get the rest by
 \"marquee-worker install-runtime --flavour cu130\". Build on a distribution that is not newer than the oldest host's.

@@ -19,6 +19,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "marquee-store",
         &["marquee-domain", "marquee-history", "marquee-postgres"],
     ),
+    ("marquee-backups", &["marquee-domain"]),
     ("marquee-arrow", &[]),
     ("marquee-datasets", &["marquee-arrow", "marquee-domain"]),
     // The test server, and what measures the data path and tries every reader of foreign bytes.
@@ -39,6 +40,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "marquee-coordinator",
         &[
+            "marquee-backups",
             "marquee-domain",
             "marquee-history",
             // With the feature "s3" alone.
@@ -68,6 +70,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "marquee-cli",
         &[
+            // Which the coordinator's own command reads.
+            "marquee-backups",
             "marquee-domain",
             "marquee-proto",
             "marquee-view",

@@ -9,6 +9,8 @@ use super::seen::Seen;
 use super::site::{Site, until};
 
 const BACKUP: &str = "/var/lib/marquee-backup";
+/// On the desk.
+const COPY: &str = "/root/backups/cluster";
 /// A coordinator with a Postgres of its own, on loopback.
 const SETTINGS: &str = "listen = \"127.0.0.1:7799\"\ndata_dir = \"/var/lib/marquee-restored\"\n";
 
@@ -22,6 +24,7 @@ pub(super) fn a_backup_is_restored_and_judged(site: &mut Site, seen: &mut Seen) 
     host.run(&format!("marquee-coordinator {url} backup {BACKUP}"))?;
     seen.took("backup of a cluster at work", begun, None);
     host.run(&format!("marquee-coordinator restore --check {BACKUP}"))?;
+    from_the_desk(site, seen)?;
 
     host.write("/root/restored.toml", SETTINGS)?;
     host.run(&format!(
@@ -55,5 +58,32 @@ pub(super) fn a_backup_is_restored_and_judged(site: &mut Site, seen: &mut Seen) 
     ensure!(known.contains("\"counting\""), "job {job} was not restored");
     host.run("systemctl stop restored.service")?;
     site.until_succeeded(job)?;
+    Ok(())
+}
+
+/// The same by the command line, on a host that has nothing of the coordinator's.
+fn from_the_desk(site: &Site, seen: &mut Seen) -> Result<()> {
+    let would = site.marquee(&["admin", "backup", COPY, "--dry-run"])?;
+    ensure!(would["room"] == "enough", "a trial says {would}");
+    let begun = Instant::now();
+    let made = site.marquee(&["admin", "backup", COPY])?;
+    seen.took("backup from another host", begun, None);
+    ensure!(
+        made["files"]["count"] == would["files"]["count"] && made["fetched"] == made["files"],
+        "a trial said {would}, and it came to {made}"
+    );
+    let again = site.marquee(&["admin", "backup", COPY])?;
+    ensure!(
+        again["fetched"]["count"] == 0,
+        "a second one fetched files anew: {again}"
+    );
+    // By other means than Marquee's own: each file is what its name says, and the dump what the manifest says.
+    site.on(
+        "desk",
+        &format!(
+            "cd {COPY}/artifacts && for file in */*; do echo \"${{file#*/}}  $file\"; done | sha256sum --quiet -c - && \
+             cd .. && grep -q $(sha256sum database-*.dump | cut -d' ' -f1) manifest.json"
+        ),
+    )?;
     Ok(())
 }

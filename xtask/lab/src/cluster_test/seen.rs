@@ -31,9 +31,14 @@ pub(super) struct Seen {
 impl Seen {
     /// A time, and what it should be at most.
     pub(super) fn took(&mut self, what: impl Into<String>, since: Instant, goal_s: Option<u64>) {
+        self.lasted(what, since.elapsed(), goal_s);
+    }
+
+    /// The same of a time that somebody else has measured.
+    pub(super) fn lasted(&mut self, what: impl Into<String>, took: Duration, goal_s: Option<u64>) {
         let time = Time {
             what: what.into(),
-            took: since.elapsed(),
+            took,
             goal: goal_s.map(Duration::from_secs),
         };
         // Told as it is measured, and again at the end: scenes take minutes, and some fail.

@@ -15,7 +15,13 @@ fn made() -> (tempfile::TempDir, Manifest, std::path::PathBuf) {
     let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
     let absent = vec![Absent::new(&Digest::of(b"gone"), "missing")];
     let dump = Dump::of(&dump).unwrap();
-    let manifest = Manifest::new(Uuid::from_u128(1), storage, at, dump, files, absent);
+    let manifest = Manifest::new(
+        (Uuid::from_u128(1), storage),
+        (at, "1.2.3"),
+        dump,
+        files,
+        absent,
+    );
     manifest.write(root).unwrap();
     (folder, manifest, path)
 }

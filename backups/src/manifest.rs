@@ -11,7 +11,7 @@ use marquee_domain::artifact::Digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ARTIFACTS, digest_of, path_of};
+use crate::{ARTIFACTS, digest_of, path_of};
 
 const FILE: &str = "manifest.json";
 /// Of this layout. A newer one is refused; what this one does not know of it could be lost.
@@ -67,7 +67,8 @@ pub struct Absent {
 }
 
 impl Absent {
-    pub(super) fn new(digest: &Digest, why: &str) -> Self {
+    #[must_use]
+    pub fn new(digest: &Digest, why: &str) -> Self {
         Self {
             digest: digest.clone(),
             why: why.to_owned(),
@@ -76,20 +77,21 @@ impl Absent {
 }
 
 impl Manifest {
-    pub(super) fn new(
-        cluster_id: Uuid,
-        storage_id: Option<Uuid>,
-        made_at: DateTime<Utc>,
+    /// `of`: the cluster and its folder of artifacts; `made`: when, and by which version.
+    #[must_use]
+    pub fn new(
+        of: (Uuid, Option<Uuid>),
+        made: (DateTime<Utc>, &str),
         dump: Dump,
         files: Files,
         absent: Vec<Absent>,
     ) -> Self {
         Self {
             format: FORMAT,
-            made_at,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster_id,
-            storage_id,
+            made_at: made.0,
+            version: made.1.to_owned(),
+            cluster_id: of.0,
+            storage_id: of.1,
             dump,
             files,
             absent,
@@ -106,11 +108,22 @@ impl Manifest {
     }
 
     /// In place of an earlier one, in one step.
-    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         write_durably(folder, FILE, &serde_json::to_vec_pretty(self)?)
     }
 
-    pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
+    /// That of a folder which may have none.
+    pub fn find(folder: &Path) -> anyhow::Result<Option<Self>> {
+        let path = folder.join(FILE);
+        match path.try_exists() {
+            Ok(false) => Ok(None),
+            Ok(true) => Self::read(folder).map(Some),
+            Err(error) => Err(error).with_context(|| format!("could not look at {path:?}")),
+        }
+    }
+
+    /// That of a folder which has one.
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
         let text = fs::read_to_string(&path).with_context(|| {
             format!("{folder:?} holds no finished backup: could not read {path:?}")
@@ -136,7 +149,7 @@ impl Manifest {
     }
 
     /// Reads all of it: what is not what it says is an error.
-    pub(super) fn verify(&self, folder: &Path) -> anyhow::Result<Vec<Digest>> {
+    pub fn verify(&self, folder: &Path) -> anyhow::Result<Vec<Digest>> {
         for (file, sha256) in [
             (&self.dump.file, &self.dump.sha256),
             (&self.files.file, &self.files.sha256),
@@ -167,7 +180,8 @@ impl Manifest {
 }
 
 impl Dump {
-    pub(super) fn of(path: &Path) -> anyhow::Result<Self> {
+    /// A dump that lies in the folder of its backup.
+    pub fn of(path: &Path) -> anyhow::Result<Self> {
         File::open(path)?.sync_all()?;
         let (digest, bytes) = digest_of(path)?;
         let name = path.file_name().context("a dump has a name")?;
@@ -180,7 +194,8 @@ impl Dump {
 }
 
 impl Files {
-    pub(super) fn write<'a>(
+    /// Writes the list of files, all of which lie in the folder.
+    pub fn write<'a>(
         folder: &Path,
         file: &str,
         digests: impl Iterator<Item = &'a Digest>,
@@ -203,7 +218,8 @@ impl Files {
         })
     }
 
-    pub(super) fn read(&self, folder: &Path) -> anyhow::Result<Vec<Digest>> {
+    /// The files that it lists.
+    pub fn read(&self, folder: &Path) -> anyhow::Result<Vec<Digest>> {
         let path = folder.join(&self.file);
         let text = fs::read_to_string(&path).with_context(|| format!("could not read {path:?}"))?;
         text.lines()
