@@ -48,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 79] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 80] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
