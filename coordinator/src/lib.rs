@@ -64,7 +64,6 @@ use marquee_store::Db;
 use marquee_store::leader::Post;
 
 use crate::access::Access;
-use crate::backup::dumps::Dumps;
 use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
@@ -266,7 +265,7 @@ async fn assemble(
         sessions: session::Sessions::default(),
         rates: rates::Rates::default(),
         secret_keys: secret_keys(config),
-        dumps: Dumps::new(config, &database.url),
+        dumps: backup::dumps(config, &database.url),
         cluster,
         process,
         settings: config.settings,
