@@ -31,6 +31,7 @@ use marquee_domain::ids::PipelineId;
 use marquee_store::{Db, backup as store};
 
 use self::dump::{Place, Tools};
+use self::dumps::Dumps;
 pub use self::restore::{check, restore};
 use crate::config::Config;
 use crate::database::Database;
@@ -68,6 +69,20 @@ pub(crate) struct Source {
     url: String,
     /// A private Postgres that we started, with the lock of its folder.
     own: Option<(Database, File)>,
+}
+
+/// What moments for `marquee admin backup` are made of; `url` is of the database that the coordinator works with.
+#[must_use]
+pub fn dumps(config: &Config, url: &str) -> Dumps {
+    Dumps::of(url, place_of(config))
+}
+
+fn place_of(config: &Config) -> Place {
+    Place {
+        data_dir: config.data_dir.clone(),
+        postgres_bin: config.postgres_bin.clone(),
+        is_elsewhere: config.database_url.is_some(),
+    }
 }
 
 /// Makes or renews the backup in `to`.
@@ -129,7 +144,7 @@ impl Source {
 }
 
 async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
-    let tools = Tools::find(&Place::of(config))?;
+    let tools = Tools::find(&place_of(config))?;
     let db = Db::connect(url, SystemRandom.uuid())
         .await
         .context("could not connect to the database")?;

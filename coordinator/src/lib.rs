@@ -65,7 +65,6 @@ use marquee_store::Db;
 use marquee_store::leader::Post;
 
 use crate::access::Access;
-use crate::backup::dumps::Dumps;
 use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
@@ -268,7 +267,7 @@ async fn assemble(
         rates: rates::Rates::default(),
         faults: faults::Faults::default(),
         secret_keys: secret_keys(config),
-        dumps: Dumps::new(config, &database.url),
+        dumps: backup::dumps(config, &database.url),
         cluster,
         process,
         settings: config.settings,

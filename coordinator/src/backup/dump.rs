@@ -8,8 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::io::AsyncReadExt as _;
 
-use crate::config::Config;
-
 /// How often is looked whether a dump is done; shorter than a transaction may lie idle.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -26,16 +24,6 @@ pub(super) struct Place {
     pub(super) postgres_bin: Option<PathBuf>,
     /// The Postgres is somebody else's, and this host may have the clients' programs alone.
     pub(super) is_elsewhere: bool,
-}
-
-impl Place {
-    pub(super) fn of(config: &Config) -> Self {
-        Self {
-            data_dir: config.data_dir.clone(),
-            postgres_bin: config.postgres_bin.clone(),
-            is_elsewhere: config.database_url.is_some(),
-        }
-    }
 }
 
 /// The folder of `pg_dump` and `pg_restore`.

@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
 use super::dump::Place;
-use crate::config::Config;
 
 /// What a moment is made of. A cheap handle, which knows the database's address: nothing of that is shown.
 #[derive(Clone, Default)]
@@ -44,13 +43,7 @@ impl fmt::Debug for Dumps {
 }
 
 impl Dumps {
-    /// `url`: of the database that the coordinator works with.
-    #[must_use]
-    pub fn new(config: &Config, url: &str) -> Self {
-        Self::of(url, Place::of(config))
-    }
-
-    /// The same by its parts: of a database somewhere, with the programs of `postgres_bin`.
+    /// Of a database somewhere, with the programs of `postgres_bin`.
     #[must_use]
     pub fn elsewhere(url: &str, data_dir: PathBuf, postgres_bin: Option<PathBuf>) -> Self {
         let place = Place {
@@ -61,7 +54,8 @@ impl Dumps {
         Self::of(url, place)
     }
 
-    fn of(url: &str, place: Place) -> Self {
+    /// `url`: of the database that the coordinator works with.
+    pub(super) fn of(url: &str, place: Place) -> Self {
         let url = url.to_owned();
         Self {
             from: Some(Arc::new(From { url, place })),

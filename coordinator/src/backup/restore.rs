@@ -11,7 +11,8 @@ use marquee_domain::limits::CHUNK_BYTES;
 use marquee_store::{Db, Schema};
 use tokio::io::AsyncReadExt as _;
 
-use super::dump::{Place, Tools};
+use super::dump::Tools;
+use super::place_of;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
@@ -79,7 +80,7 @@ async fn fill(
         store(blobs, digest, &path_of(&from.join(ARTIFACTS), digest)).await?;
     }
     let (tools, dump) = (
-        Tools::find(&Place::of(config))?,
+        Tools::find(&place_of(config))?,
         from.join(&manifest.dump.file),
     );
     let url = url.to_owned();

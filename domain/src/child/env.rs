@@ -35,3 +35,20 @@ pub const PULSE: &str = "MARQUEE_PULSE_FILE";
 /// Number of the open descriptor that takes [`super::ChildEvent`]s. Set for `marquee-prep` and
 /// `marquee-trainer` alone.
 pub const EVENTS_FD: &str = "MARQUEE_EVENTS_FD";
+
+/// The variable of an input, with "_" for what no variable's name may hold. Two inputs of a job may not have the same one
+/// (`crate::pipeline` refuses them).
+#[must_use]
+pub fn input_variable(input: &str) -> String {
+    let clean = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    INPUT_PREFIX
+        .chars()
+        .chain(input.chars().map(clean))
+        .collect()
+}

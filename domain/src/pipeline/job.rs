@@ -6,6 +6,7 @@ use super::array::Array;
 use super::sharing::sharing;
 use super::table::Table;
 use super::{Capacity, array, needs, secrets, settings};
+use crate::child::env::input_variable;
 use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
@@ -234,7 +235,7 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
 }
 
 fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {
-    let mut inputs = BTreeMap::new();
+    let mut inputs: BTreeMap<String, InputRef> = BTreeMap::new();
     for (name, text) in table.text_map("inputs") {
         if table.errors().is_full() {
             break;
@@ -244,6 +245,18 @@ fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {
             table.add_error(
                 &field,
                 format!("{name:?} is no name of an input: use a-z, 0-9, \"-\" and \"_\""),
+            );
+            continue;
+        }
+        // Refused rather than given another variable: scripts know an input by the name that docs/pipeline.md gives it.
+        let variable = input_variable(&name);
+        let twin = inputs
+            .keys()
+            .find(|other| input_variable(other) == variable);
+        if let Some(twin) = twin {
+            table.add_error(
+                &field,
+                format!("a rank would see it as {variable}, and \"{twin}\" too; call one of them otherwise"),
             );
             continue;
         }

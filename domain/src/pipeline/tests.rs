@@ -276,6 +276,33 @@ fn a_command_names_the_secrets_that_it_wants_and_not_what_they_are() {
 }
 
 #[test]
+fn two_inputs_that_a_rank_would_see_as_one_are_refused() {
+    let digest = "0".repeat(64);
+    let document = |names: &[&str]| {
+        let inputs: Vec<String> = names
+            .iter()
+            .map(|name| format!("{name} = \"artifact:{digest}\""))
+            .collect();
+        let inputs = inputs.join(", ");
+        format!(
+            "name = \"data\"\n[jobs.run]\nkind = \"command\"\nargv = [\"true\"]\ninputs = {{ {inputs} }}\n"
+        )
+    };
+    for right in [
+        &["a-b"][..],
+        &["a-b", "a-c"],
+        &["ab", "a-b"],
+        &["a1", "a-1"],
+    ] {
+        assert!(parse(&document(right)).is_ok(), "{right:?}");
+    }
+    let refused_of = |names: &[&str]| refused(&document(names));
+    insta::assert_snapshot!(refused_of(&["a-b", "a_b"]), @r#"jobs.run.inputs.a_b: a rank would see it as MARQUEE_INPUT_A_B, and "a-b" too; call one of them otherwise"#);
+    // In whatever order they stand, and each that is too many is told.
+    assert_eq!(refused_of(&["a_b_c", "a-b-c", "a_b-c"]).lines().count(), 2);
+}
+
+#[test]
 fn a_fetch_takes_an_earlier_dataset_a_list_or_a_span_of_days() {
     let document = |job: &str| format!("name = \"data\"\n[jobs.fetch]\nkind = \"fetch\"\n{job}\n");
     let previous = format!("inputs = {{ previous = \"artifact:{}\" }}", "0".repeat(64));

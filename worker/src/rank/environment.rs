@@ -169,7 +169,10 @@ impl ChildPlan<'_> {
             JobKind::Fetch | JobKind::Preprocess | JobKind::Command => {}
         }
         for (name, folder) in &self.inputs {
-            set(&input_variable(name), folder.to_string_lossy().into_owned());
+            set(
+                &env::input_variable(name),
+                folder.to_string_lossy().into_owned(),
+            );
         }
         vars
     }
@@ -274,21 +277,6 @@ mod torchrun {
     pub(super) const ROLE: &str = "default";
     /// A rank whose peer is gone ends instead of waiting for ever. A job may set it otherwise.
     pub(super) const NCCL_ERRORS: (&str, &str) = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
-}
-
-/// `MARQUEE_INPUT_<NAME>`, with "_" for what no variable's name may hold.
-fn input_variable(input: &str) -> String {
-    let clean = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_uppercase()
-        } else {
-            '_'
-        }
-    };
-    env::INPUT_PREFIX
-        .chars()
-        .chain(input.chars().map(clean))
-        .collect()
 }
 
 #[cfg(test)]

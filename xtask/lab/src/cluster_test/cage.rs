@@ -15,6 +15,8 @@ const UNITS: [(&str, &str, u32); 3] = [
     ("worker-1", "marquee-worker.service", 25),
     ("worker-1", "marquee-cage@1.service", 23),
 ];
+/// A key of a newer systemd than the hosts have, which ignores it as it should (docs/deploy.md, "Processes").
+const NEWER_KEY: &str = "Unknown key 'DelegateSubgroup'";
 /// What begins the names of the accounts of jobs.
 const ACCOUNTS: &str = "marquee-job-";
 /// Tries what a job must not, and says who it is.
@@ -43,7 +45,8 @@ pub(super) fn units_are_closed(site: &mut Site, _seen: &mut Seen) -> Result<()> 
         ))?;
         ensure!(is_fine, "{unit} is more open than {most}: {said}");
         let said = host.run(&format!("systemd-analyze verify --man=no {unit} 2>&1"))?;
-        ensure!(said.trim().is_empty(), "{unit}: {said}");
+        let wrong = said.lines().find(|line| !line.contains(NEWER_KEY));
+        ensure!(wrong.is_none(), "{unit}: {said}");
     }
     Ok(())
 }
