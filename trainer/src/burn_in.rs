@@ -114,7 +114,7 @@ impl BurnIn {
         let limit: Option<u64> = self.memory_mib.or_else(told);
         let limit = match device {
             Device::Cpu => Some(limit.unwrap_or(CPU_MIB).min(CPU_MIB)),
-            _ => limit,
+            Device::Cuda(_) | Device::Mps | Device::Vulkan => limit,
         };
         limit.map(|mebibytes| mebibytes.saturating_mul(1024 * 1024))
     }

@@ -10,12 +10,15 @@ use chrono::{DateTime, Utc};
 
 use super::dump::Place;
 
+/// Who takes a moment, and since when.
+type Taker = (String, DateTime<Utc>);
+
 /// What a moment is made of. A cheap handle, which knows the database's address: nothing of that is shown.
 #[derive(Clone, Default)]
 pub struct Dumps {
     from: Option<Arc<From>>,
     /// Who takes one, since when. One at a time: each keeps old rows and a `pg_dump`.
-    taken_by: Arc<Mutex<Option<(String, DateTime<Utc>)>>>,
+    taken_by: Arc<Mutex<Option<Taker>>>,
 }
 
 /// The database, and where the programs are that read it.

@@ -17,6 +17,14 @@ fn all() -> Vec<(LifecycleError, ErrorCode)> {
     use LifecycleError as E;
     vec![
         (E::RequestIdReused(word()), Code::RequestIdReused),
+        (E::CannotBurnIn(word()), Code::CannotBurnIn),
+        (
+            E::BurnInAtWork {
+                gpu: "host-1/0".to_owned(),
+                job,
+            },
+            Code::BurnInAtWork,
+        ),
         (E::JobHasEnded { job, state }, Code::JobHasEnded),
         (E::JobHasNotEnded { job, state }, Code::JobNotRetryable),
         (
