@@ -64,7 +64,7 @@ fn every_command_explains_itself_and_refuses_what_it_does_not_know() {
 }
 
 /// How each command that asks a coordinator is asked for something.
-const ASKING: [&[&str]; 32] = [
+const ASKING: [&[&str]; 33] = [
     &["jobs", "--state", "running"],
     &["jobs", "--search", "a_b%"],
     &["show", "17"],

@@ -9,7 +9,7 @@ use crate::tests::odd;
 use crate::tests::wire::Wire;
 
 /// How each command is asked that ends by itself once it is answered.
-const ASKED: [&str; 40] = [
+const ASKED: [&str; 41] = [
     "jobs --limit 5",
     "jobs --array 17",
     "show 17",
