@@ -30,6 +30,8 @@ const RENEWALS_PER_LEASE: u32 = 3;
 const LOOKS_PER_LEASE: u32 = 12;
 /// How often it is said that Postgres is still away.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long a new leader takes it that somebody stands by whom it has not heard of.
+const LEASES_TO_BE_SEEN: u32 = 2;
 /// How long handing over may take: without it the lease runs out by itself.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before what a leader asks of a Postgres that is away is tried again: as soon as that is back, before anybody
@@ -185,7 +187,7 @@ impl Election {
                 epoch
             }
         };
-        self.hold(epoch).await
+        self.hold(app, epoch).await
     }
 
     /// Hands over, so that whoever stands by need not wait for the lease's end. Nothing may be under way any more that
@@ -291,15 +293,20 @@ impl Election {
     }
 
     /// Renews the lease for as long as nobody has taken over.
-    async fn hold(&mut self, epoch: i64) -> anyhow::Error {
+    async fn hold(&mut self, app: &App, epoch: i64) -> anyhow::Error {
         let mut away: Option<Away> = None;
+        let mut has_let_go = false;
+        // Coordinators are often started together: one that stands by may not have said so yet.
+        let certain_from = Instant::now() + self.lease * LEASES_TO_BE_SEEN;
         loop {
             // Counted from before the question, not from the answer: so the lease runs out here before it
             // does in Postgres, never after.
             let asked = Instant::now();
             let pause = match self.renew(epoch).await {
                 Ok(has_standby) => {
-                    self.role.leads(epoch, asked, self.lease, has_standby);
+                    let may_have_one = has_standby || asked < certain_from;
+                    self.role.leads(epoch, asked, self.lease, may_have_one);
+                    has_let_go = false;
                     if let Some(away) = away.take() {
                         tracing::info!(away_for = ?away.since.elapsed(), "Postgres answers again; this coordinator leads on");
                     }
@@ -308,6 +315,15 @@ impl Election {
                 Err(Lost::TakenOver(error)) => return error.into(),
                 Err(Lost::Away(error)) => {
                     Away::say(&mut away, &error);
+                    if !has_let_go && let Some(why) = self.role.doubt() {
+                        // Each keeps its ranks, and comes back where this one leads all the same. Nobody is judged by it
+                        // for that: the rounds that could fail as long as Postgres is away (`background::leases`).
+                        tracing::warn!(
+                            "the lease is over, and others may lead: workers are sent to look for them"
+                        );
+                        app.sessions.expel_all(&why);
+                        has_let_go = true;
+                    }
                     AGAIN_AFTER
                 }
             };

@@ -80,6 +80,19 @@ impl Role {
         }
     }
 
+    /// Why workers had better look for another coordinator; None: they are right here. One that cannot reach Postgres while
+    /// another one can is taken over from, and does not hear of it. Workers that stayed with it would be silent to the new
+    /// one, and be judged lost by it.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Status> {
+        if self.standby().is_some() || self.is_sure() {
+            return None;
+        }
+        let text = "this coordinator cannot renew its lease, since Postgres does not answer it, and one that stands by may \
+                    have taken over: ask the others, then this one again";
+        Some(not_leading(text.to_owned(), None))
+    }
+
     /// The lease of `epoch` was renewed by a request that was sent at `asked`.
     pub fn leads(&self, epoch: i64, asked: Instant, lease: Duration, has_standby: bool) {
         // From the question on, not from the answer: the database began to count somewhere between the two.
@@ -194,12 +207,19 @@ mod tests {
         let role = Role::default();
         let (now, lease) = (Instant::now(), Duration::from_secs(3_000));
         role.leads(7, now, lease, true);
-        assert!(role.is_sure() && role.epoch() == 7);
+        assert!(role.is_sure() && role.epoch() == 7 && role.doubt().is_none());
         role.leads(7, now, Duration::ZERO, true);
         assert!(!role.is_sure());
+        let doubt = role.doubt().unwrap();
+        assert_eq!(leader_elsewhere(&doubt), Some(None), "{doubt}");
         role.leads(7, now, Duration::ZERO, false);
-        assert!(role.is_sure(), "nobody else is there");
+        assert!(
+            role.is_sure() && role.doubt().is_none(),
+            "nobody else is there"
+        );
         role.stands_by(Standby::default());
         assert!(!role.is_sure() && role.epoch() == 0);
+        // It says of itself that it does not lead (`refusal`).
+        assert!(role.doubt().is_none());
     }
 }

@@ -4,6 +4,8 @@
 
 use crate::support;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::program::{Coordinator, command, eventually};
@@ -17,6 +19,9 @@ use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_store::testing::TestDatabase;
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
 use tonic::{Code, Status};
 
 /// How long anything that must happen may take on a machine that is busy with other tests.
@@ -43,9 +48,13 @@ impl Site {
     }
 
     fn start_with_artifacts(&self, name: &str, artifacts: &Path) -> Coordinator {
+        self.start_on(name, artifacts, &self.database.url)
+    }
+
+    fn start_on(&self, name: &str, artifacts: &Path, database: &str) -> Coordinator {
         let mut command = command(&self.folder.path().join(name), "127.0.0.1:0");
         command
-            .env("MARQUEE_COORDINATOR__DATABASE_URL", &self.database.url)
+            .env("MARQUEE_COORDINATOR__DATABASE_URL", database)
             .env("MARQUEE_COORDINATOR__ARTIFACTS_DIR", artifacts)
             .env("MARQUEE_COORDINATOR__TIMING__HEARTBEAT_EVERY_MS", "200")
             .env("MARQUEE_COORDINATOR__TIMING__POLL_EVERY_MS", "200");
@@ -227,6 +236,107 @@ async fn a_killed_leader_is_replaced_while_a_job_runs_on() {
     let log = leader.log();
     assert!(!log.contains("worker lost"), "{log}");
     print("taken over after kill -9", times);
+}
+
+/// A way to Postgres for one of them, over which nothing moves any more once it is said.
+struct Way {
+    url: String,
+    stands_still: Arc<AtomicBool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Way {
+    fn to(database: &TestDatabase) -> Self {
+        const SOCKET: &str = ".s.PGSQL.5432";
+        let folder = tempfile::Builder::new().prefix("mqw").tempdir().unwrap();
+        let (before, server) = database.url.split_once("?host=").unwrap();
+        let server = Path::new(server).join(SOCKET);
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let stands_still = Arc::new(AtomicBool::new(false));
+        let still = stands_still.clone();
+        tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let far = UnixStream::connect(&server).await.unwrap();
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near.0, far.1, still.clone()));
+                tokio::spawn(carry(far.0, near.1, still.clone()));
+            }
+        });
+        Self {
+            url: format!("{before}?host={}", folder.path().display()),
+            stands_still,
+            _folder: folder,
+        }
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, still: Arc<AtomicBool>) {
+    let mut bytes = vec![0; 16_384];
+    while let Ok(count) = from.read(&mut bytes).await {
+        while still.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if count == 0 || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A leader to which alone Postgres does not answer hears of no successor. It lets its workers go, so that the successor
+/// hears them before it judges anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_renew_its_lease_sends_its_workers_to_the_next_one() {
+    let site = Site::new().await;
+    let way = Way::to(&site.database);
+    let artifacts = site.folder.path().join("artifacts");
+    let mut old = site.start_on("a", &artifacts, &way.url);
+    let new = site.start("b");
+    let id = submit(&old, "one").await.unwrap().id;
+    let mut worker = FakeWorker::connect(&url(&old), "w1").await;
+    let key = worker.take_and_start().await;
+    wait_for(&old, id, JobState::Running).await;
+    both_live(&old).await;
+    let since = Instant::now();
+    way.stands_still.store(true, Ordering::Relaxed);
+    leads(&new, "other", since).await;
+    let told = tokio::time::timeout(SOON, worker.told_to_go())
+        .await
+        .unwrap();
+    assert_eq!(leader_elsewhere(&told), Some(None), "{told}");
+    // Nor does it take anybody in.
+    let refused = worker.reconnect(&url(&old)).await.err().unwrap();
+    assert_eq!(leader_elsewhere(&refused), Some(None), "{refused}");
+    let mut worker = worker.reconnect(&url(&new)).await.unwrap();
+    worker.finish(key, None).await;
+    let done = wait_for(&new, id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1);
+    assert!(!new.log().contains("worker lost"), "{}", new.log());
+    way.stands_still.store(false, Ordering::Relaxed);
+    assert_eq!(old.wait(SOON).code(), Some(TAKEN_OVER), "{}", old.log());
+}
+
+/// Nobody stands by: there is no other to look for, and workers stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_standby_keeps_its_workers_while_postgres_does_not_answer() {
+    let site = Site::new().await;
+    let way = Way::to(&site.database);
+    let artifacts = site.folder.path().join("artifacts");
+    let only = site.start_on("a", &artifacts, &way.url);
+    let id = submit(&only, "one").await.unwrap().id;
+    let mut worker = FakeWorker::connect(&url(&only), "w1").await;
+    let key = worker.take_and_start().await;
+    wait_for(&only, id, JobState::Running).await;
+    // A new leader does not know yet that there is nobody.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    way.stands_still.store(true, Ordering::Relaxed);
+    // Longer than a lease of the leader's.
+    let told = tokio::time::timeout(Duration::from_secs(6), worker.told_to_go()).await;
+    assert!(told.is_err(), "{told:?}");
+    way.stands_still.store(false, Ordering::Relaxed);
+    worker.finish(key, None).await;
+    let done = wait_for(&only, id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,13 +167,13 @@ impl ErrorCode {
         Self::ObjectStoreRefuses,
         Self::CannotBurnIn,
         Self::BurnInAtWork,
+        Self::CannotDump,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
         Self::LimitReached,
         Self::Internal,
         Self::SafeMode,
-        Self::CannotDump,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.

@@ -249,7 +249,7 @@ fn gpu_of(worker: &Worker, index: u32) -> std::result::Result<GpuInfo, String> {
     let Some(gpu) = inventory.gpus.iter().find(|gpu| gpu.index == index) else {
         return Err(if parts.is_empty() {
             format!(
-                "worker {name} has no gpu {index} now; \"marquee gpus\" lists those that it has"
+                "worker {name} has no gpu {index} now; \"marquee workers\" lists those that it has"
             )
         } else {
             format!(

@@ -281,6 +281,15 @@ impl Sessions {
         }
     }
 
+    /// The same of all workers that are connected.
+    pub(crate) fn expel_all(&self, why: &Status) {
+        for entry in self.lock().values_mut().filter(|entry| entry.connected) {
+            entry.expelled = Some(why.clone());
+            entry.connected = false;
+            entry.replaced.cancel();
+        }
+    }
+
     /// What a session that was expelled is told; None: a newer one has taken its seat.
     pub(super) fn expelled(&self, seat: &Seat) -> Option<Status> {
         let mut why = None;

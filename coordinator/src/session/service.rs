@@ -95,6 +95,9 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        if let Some(doubt) = self.app.role.doubt() {
+            return Err(doubt);
+        }
         let caller = Caller::of(&request);
         let mut inbound = request.into_inner();
         let mut hello = first(&mut inbound).await?;

@@ -164,6 +164,16 @@ impl FakeWorker {
             .unwrap()
     }
 
+    /// Why the coordinator ended the stream.
+    pub async fn told_to_go(&mut self) -> Status {
+        loop {
+            match self.inbox.message().await {
+                Ok(message) => assert!(message.is_some(), "the stream ends with a word"),
+                Err(status) => return status,
+            }
+        }
+    }
+
     /// Another daemon with this one's data folder says Hello, holding what this one holds.
     pub async fn connect_clone(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), Uuid::new_v4()), self.held.clone());
