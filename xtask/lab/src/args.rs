@@ -329,7 +329,7 @@ mod tests {
             ("fuzz json image", r#""image""#),
             (
                 "cluster-test powr",
-                r#"no scene "powr"; the scenes are killed, power"#,
+                r#"no scene "powr"; the scenes are units, cage, killed"#,
             ),
             ("cluster-test --packages", "needs DIR"),
             ("fuzz picture", r#""picture""#),
