@@ -1,7 +1,7 @@
 //! Which jobs a person looks for: by state, kind, words and worker. Here only their ids are found, from narrow rows;
 //! what is shown of them is read afterwards ([`jobs::list_jobs`](crate::jobs::list_jobs)), so that a filter that lets
 //! few of many jobs through costs little. Where such a filter names few from the outset, they are gathered first
-//! ([`source`]), and the others never looked at.
+//! (`source.rs`), and the others never looked at.
 
 mod source;
 
