@@ -36,6 +36,7 @@ fn spec(sharing: Sharing) -> JobSpec {
         array: None,
         may_fail: 0,
         element: None,
+        to_come: 0,
         values: Default::default(),
         watch: Default::default(),
         sharing,
