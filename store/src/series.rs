@@ -100,10 +100,16 @@ pub async fn list_points(
 ) -> Result<Vec<Point>> {
     let asked = Asked::new(job, which, points)?;
     let thought = find_steps(conn, &asked).await?;
-    // A curve that is cut off here is cut off in the end too.
     let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = count(conn, &asked, &thought, rows_max).await?;
-    let again = badly_divided(&rows, &thought, points);
+    let mut again = badly_divided(&rows, &thought, points);
+    if rows.len() >= limit
+        && let Some(last) = rows.last()
+        && let Some(steps) = again.get_mut(&last.curve())
+    {
+        // It is cut off, so that the pass has not told where it ends.
+        *steps = find_ends(conn, &asked, last).await?;
+    }
     if !again.is_empty() {
         rows.retain(|row| !again.contains_key(&row.curve()));
         rows.extend(count_again(conn, &asked, &again, rows_max).await?);
@@ -202,6 +208,25 @@ async fn find_steps(conn: &mut Conn, asked: &Asked<'_>) -> Result<BTreeMap<(i32,
     Ok(steps
         .filter(|(_, steps)| steps.first <= steps.last)
         .collect())
+}
+
+/// Between which steps the values of the curve of this point are.
+async fn find_ends(conn: &mut Conn, asked: &Asked<'_>, of: &Row) -> Result<Steps> {
+    let ends = sqlx::query_as!(
+        Steps,
+        r#"SELECT COALESCE(min(step), 0) AS "first!", COALESCE(max(step), 0) AS "last!" FROM metrics
+           WHERE job_id = $1 AND attempt = $2 AND rank = $3 AND name = $4
+             AND ($5::bigint IS NULL OR step >= $5) AND ($6::bigint IS NULL OR step <= $6)"#,
+        asked.job,
+        of.attempt,
+        of.rank,
+        of.name,
+        asked.from_step,
+        asked.to_step,
+    )
+    .fetch_one(conn.sql())
+    .await?;
+    Ok(ends)
 }
 
 /// The points of all curves, each divided as its rank's are thought to be.
