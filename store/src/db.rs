@@ -25,7 +25,7 @@ use crate::stats::{Counters, DbStats};
 /// share these a few milliseconds at a time.
 const CONNECTIONS_MAX: u32 = 20;
 /// How long a caller waits for a connection before it hears that Postgres is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after its last use a connection needs no question whether it still works, which is half of
 /// all round trips otherwise. A Postgres that fails is away for longer, and whoever calls meanwhile hears
 /// so either way.

@@ -19,6 +19,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::db::ACQUIRE_TIMEOUT;
 use crate::fence::Fence;
 use crate::{Db, Result, Tx};
 
@@ -111,6 +112,8 @@ impl TestDatabase {
         let options = crate::db::settings_of(options);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
+            // As the daemons wait, and not as long as an answer may take.
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options)
             .await
             .expect("a database that was just made can be opened");
