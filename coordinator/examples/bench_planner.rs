@@ -100,6 +100,7 @@ fn job(id: i64, now: DateTime<Utc>) -> Pending {
     };
     Pending {
         job: JobId(id),
+        array: None,
         shape: Shape {
             ranks,
             device,

@@ -80,7 +80,7 @@ pub struct App {
     pub shutdown: CancellationToken,
 }
 
-/// Times that tests shorten; everywhere else they are the limits of `marquee_domain::limits`.
+/// Times and numbers that tests make smaller; everywhere else they are the limits of `marquee_domain::limits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// A worker is lost when nothing was heard from it for this long.
@@ -97,6 +97,8 @@ pub struct Settings {
     /// How long certificates of workers and of coordinators are good.
     pub worker_certificate: TimeDelta,
     pub server_certificate: TimeDelta,
+    /// How many elements of an array are jobs before their turn: the others become that later.
+    pub elements_ahead: u32,
     /// How long a GPU is tested by itself once evidence has put it into quarantine. None: nobody tests it unasked.
     pub burn_in_minutes: Option<u32>,
 }
@@ -111,6 +113,7 @@ impl Default for Settings {
             settle: Duration::from_secs(1),
             worker_certificate: WORKER_LIFE,
             server_certificate: SERVER_LIFE,
+            elements_ahead: limits::ELEMENTS_AHEAD,
             burn_in_minutes: None,
         }
     }

@@ -504,6 +504,7 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
         lease: time("timing.lease_ms", default.lease)?,
         heartbeat_every: time("timing.heartbeat_every_ms", default.heartbeat_every)?,
         poll_every: time("timing.poll_every_ms", default.poll_every)?,
+        elements_ahead: default.elements_ahead,
         stop_grace: time("timing.stop_grace_ms", default.stop_grace)?,
         settle: default.settle,
         worker_certificate: life("timing.worker_certificate_s", default.worker_certificate)?,

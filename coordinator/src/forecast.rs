@@ -21,6 +21,9 @@ pub use what_if::{Change, WhatIf, what_if};
 /// In a longer queue only time limits are looked at: looking up each job's earlier runs would hold up the index.
 const LOOKED_UP_MAX: usize = 20_000;
 
+/// Elements of arrays that are no jobs yet, and are played: far more than starts that are looked for.
+const TO_COME_MAX: usize = 20_000;
+
 /// A copy of what is to be played.
 struct Board {
     queue: crate::scheduler::Queue,
@@ -77,8 +80,16 @@ impl Board {
                 .filter_map(|job| Some((job.job, open.length(job.job)?)))
                 .collect()
         };
+        let mut queue = open.queue.clone();
+        let mut lengths = lengths;
+        for pending in to_come(open) {
+            if let Some(length) = open.length(pending.like) {
+                lengths.insert(pending.job.job, length);
+            }
+            queue.insert(pending.job);
+        }
         Self {
-            queue: open.queue.clone(),
+            queue,
             limits: open.limits(now),
             hosts: [half, most],
             lengths,
@@ -118,6 +129,27 @@ impl Board {
             silent,
         }
     }
+}
+
+/// An element that is no job yet.
+struct ToCome {
+    job: Pending,
+    /// The one of its array that it is like.
+    like: JobId,
+}
+
+/// Elements that are no jobs yet, with numbers that no job has: whatever stands behind them waits for them too.
+fn to_come(open: &Open) -> impl Iterator<Item = ToCome> {
+    let arrays = open.queued_to_come();
+    let elements = arrays.flat_map(|(like, count)| std::iter::repeat_n(like, count as usize));
+    let numbers = (0..).map(|number| JobId(i64::MAX - number));
+    elements
+        .zip(numbers)
+        .take(TO_COME_MAX)
+        .map(|(like, job)| ToCome {
+            job: Pending { job, ..*like },
+            like: like.job,
+        })
 }
 
 fn basis(limited: usize, measured: usize, silent: usize) -> String {

@@ -8,6 +8,7 @@
 mod accounts;
 mod changes;
 mod compare;
+mod elements;
 mod ends;
 mod growth;
 mod holdings;
@@ -17,7 +18,7 @@ mod plays;
 mod told;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -33,6 +34,7 @@ use crate::scheduler::{
     Claim, Group, Limits, Line, Preemptible, Queue, Reservation, RulesId, Shape,
 };
 pub use accounts::{Account, Accounts};
+use elements::Elements;
 use holdings::Holding;
 pub use lengths::{Length, Lengths, Measured, Step};
 use names::Names;
@@ -115,7 +117,9 @@ pub struct Open {
     pub queue: Queue,
     jobs: HashMap<JobId, Known>,
     running: BTreeSet<JobId>,
-    elements: HashMap<JobId, HashSet<JobId>>,
+    elements: HashMap<JobId, Elements>,
+    /// How many elements of an array are no jobs yet, of those that have all that they need.
+    to_come: BTreeMap<JobId, u32>,
     /// What is stored of why jobs wait, by their line in the queue.
     told: HashMap<Line, Told>,
     held: HashMap<WorkerId, BTreeMap<RankKey, Holding>>,

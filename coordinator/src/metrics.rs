@@ -194,7 +194,9 @@ fn of_index(app: &App, text: &mut Text) {
     let mut waiting: BTreeMap<&str, u32> = BTreeMap::new();
     let mut longest = Duration::ZERO;
     let now = app.clock.now();
-    for pending in open.queue.iter() {
+    // Those of an array that are no jobs yet wait for what the others of it wait for.
+    let jobs = open.queue.iter().map(|pending| (pending, 1));
+    for (pending, count) in jobs.chain(open.queued_to_come()) {
         let known = open.job(pending.job);
         let class = if pending.not_before.is_some() {
             "back_off"
@@ -203,7 +205,7 @@ fn of_index(app: &App, text: &mut Text) {
                 .and_then(|job| job.obstacle.as_deref())
                 .unwrap_or("next_round")
         };
-        *waiting.entry(class).or_default() += 1;
+        *waiting.entry(class).or_default() += count;
         longest = longest.max((now - pending.queued_at).to_std().unwrap_or_default());
     }
     // These are shown also while nobody waits for them: an alert on a series that comes and goes never fires

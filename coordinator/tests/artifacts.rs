@@ -254,7 +254,7 @@ impl Commits {
             spec: &spec,
             needs: vec![],
         };
-        let job = insert_jobs(&mut tx, self.pipeline, &[new], "", self.at)
+        let job = insert_jobs(&mut tx, self.pipeline, &[new], u32::MAX, "", self.at)
             .await
             .unwrap()[0];
         let number = mark_job_running_here(&mut tx, job, 0, self.at)

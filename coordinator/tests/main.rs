@@ -12,6 +12,7 @@ mod backup;
 mod clocks;
 mod daemon;
 mod elastic;
+mod elements;
 mod env;
 mod freeze;
 mod full;

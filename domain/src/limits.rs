@@ -17,9 +17,11 @@ pub const OVERRIDE_PATH_MAX_KEYS: usize = 16;
 pub const DOCUMENT_MAX_DEPTH: usize = 32;
 /// Jobs of one pipeline. Larger submissions are job arrays.
 pub const PIPELINE_MAX_JOBS: usize = 1_000;
-/// Elements of a job array. Each is a row: that many are stored within seconds, and more would be a
-/// document that nobody meant.
+/// Elements of a job array. Each becomes a row before its turn, and more would be a document that nobody meant.
 pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
+/// Elements of an array that stand in line as jobs of their own; the others follow as these start. More than are looked
+/// at to tell when a job starts that stands behind them.
+pub const ELEMENTS_AHEAD: u32 = 1_000;
 /// Lists of values that an array goes over.
 pub const ARRAY_VALUE_NAMES_MAX: usize = 16;
 /// Bytes of a text among the values of an array: a path, or a line of settings.

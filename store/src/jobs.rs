@@ -13,6 +13,7 @@ use marquee_domain::job::{JobState, JobStateName};
 use marquee_domain::spec::{JobKind, JobSpec, NeedOn};
 
 use self::row::RawJob;
+use crate::elements::insert_elements;
 use crate::ranks::Progress;
 use crate::{Conn, Result, StoreError, Tx, convert, ranks};
 
@@ -118,12 +119,13 @@ pub struct JobFilter {
     pub before: Option<JobId>,
 }
 
-/// Stores the jobs of a pipeline, in its order, with what they need and the elements of arrays. Returns
-/// their ids in the same order, without those of elements.
+/// Stores the jobs of a pipeline, in its order, with what they need and the first elements of arrays, of each at most
+/// `elements_ahead`. Returns their ids in the same order, without those of elements.
 pub async fn insert_jobs(
     tx: &mut Tx,
     pipeline: PipelineId,
     new: &[NewJob<'_>],
+    elements_ahead: u32,
     caller: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
@@ -182,8 +184,8 @@ pub async fn insert_jobs(
                       0, g.max_attempts, g.needs, CASE WHEN g.needs = 0 THEN $2 END
                FROM stored s JOIN given g ON g.position = s.position
            ), counted AS (
-               INSERT INTO arrays (job_id, size)
-               SELECT s.id, g.array_size FROM stored s JOIN given g ON g.position = s.position
+               INSERT INTO arrays (job_id, size, to_come)
+               SELECT s.id, g.array_size, g.array_size FROM stored s JOIN given g ON g.position = s.position
                WHERE g.array_size IS NOT NULL
            ), needed AS (
                INSERT INTO job_needs (job_id, needs_job_id, wanted)
@@ -214,37 +216,13 @@ pub async fn insert_jobs(
     )
     .fetch_all(tx.sql())
     .await?;
-    // After the arrays, from their stored rows: the spec of a hundred thousand elements is stored once, and
-    // none of it travels.
-    if new.iter().any(|job| job.spec.array.is_some()) {
-        insert_elements(tx, pipeline).await?;
+    let ids: Vec<JobId> = rows.into_iter().map(JobId).collect();
+    let arrays = ids.iter().zip(new).filter(|(_, job)| job.spec.array.is_some());
+    let first: Vec<(JobId, u32)> = arrays.map(|(array, _)| (*array, elements_ahead)).collect();
+    if !first.is_empty() {
+        insert_elements(tx, &first).await?;
     }
-    Ok(rows.into_iter().map(JobId).collect())
-}
-
-/// Stores the elements of the arrays of a pipeline that has just been stored. Their spec is their array's.
-async fn insert_elements(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
-    sqlx::query!(
-        "WITH elements AS (
-             INSERT INTO jobs (pipeline_id, position, name, kind, priority, ranks, max_attempts,
-                               created_at, array_job_id, array_index, project)
-             SELECT a.pipeline_id, a.position, a.name, a.kind, a.priority, a.ranks, a.max_attempts,
-                    a.created_at, a.id, i, a.project
-             FROM jobs a CROSS JOIN LATERAL generate_series(0, a.array_size - 1) i
-             WHERE a.pipeline_id = $1 AND a.array_size IS NOT NULL
-             ORDER BY a.position, i
-             RETURNING id, array_job_id, max_attempts
-         )
-         INSERT INTO open_jobs (job_id, array_job_id, state, attempt, last_attempt, needs_left,
-                                queued_at)
-         SELECT e.id, e.array_job_id, CASE WHEN o.needs_left = 0 THEN 'queued' ELSE 'waiting' END, 0,
-                e.max_attempts, o.needs_left, o.queued_at
-         FROM elements e JOIN open_jobs o ON o.job_id = e.array_job_id",
-        pipeline.0,
-    )
-    .execute(tx.sql())
-    .await?;
-    Ok(())
+    Ok(ids)
 }
 
 /// One job.
@@ -482,20 +460,6 @@ pub async fn list_pipeline_projects(conn: &mut Conn, id: PipelineId) -> Result<V
     .fetch_all(conn.sql())
     .await?;
     Ok(projects)
-}
-
-/// The element `index` of an array.
-pub async fn find_element(conn: &mut Conn, array: JobId, index: u32) -> Result<Option<JobId>> {
-    // Elements have no names of their own; their place is what people call them by.
-    let id = sqlx::query_scalar!(
-        "SELECT id FROM jobs WHERE array_job_id = $1 AND array_index = $2",
-        array.0,
-        // Beyond any index that is stored.
-        i32::try_from(index).unwrap_or(i32::MAX),
-    )
-    .fetch_optional(conn.sql())
-    .await?;
-    Ok(id.map(JobId))
 }
 
 /// What a job was asked to do; for an element, its array's spec with its place in it.

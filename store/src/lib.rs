@@ -19,6 +19,7 @@ pub mod cluster;
 mod conn;
 mod convert;
 mod db;
+pub mod elements;
 mod error;
 pub mod events;
 #[cfg(feature = "testing")]

@@ -118,7 +118,8 @@ pub async fn find_array_end(conn: &mut Conn, array: JobId) -> Result<Option<Ende
                THEN 'failed' ELSE 'cancelled' END AS "ended!"
            FROM jobs j
            WHERE j.id = $1 AND j.state <> 'open'
-             AND NOT EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id)"#,
+             AND NOT EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id)
+             AND NOT EXISTS (SELECT 1 FROM arrays a WHERE a.job_id = j.id AND a.to_come > 0)"#,
         array.0,
     )
     .fetch_optional(conn.sql())

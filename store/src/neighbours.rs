@@ -131,7 +131,10 @@ pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbou
            SELECT j.id AS "id!", j.name AS "name!", j.state AS "state!",
                   d.follows AND (j.state IN ('queued', 'running')
                   OR j.array_size IS NOT NULL
-                     AND EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id AND o.state <> 'waiting'))
+                     AND (EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id AND o.state <> 'waiting')
+                          -- Between two of its elements.
+                          OR EXISTS (SELECT 1 FROM arrays a WHERE a.job_id = j.id AND a.to_come > 0
+                                     AND a.succeeded + a.failed + a.cancelled > 0)))
                       AS "follows_at_work!"
            FROM (SELECT id, bool_or(follows) AS follows FROM dependents GROUP BY id) d
            JOIN job_states j ON j.id = d.id

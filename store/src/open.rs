@@ -22,7 +22,7 @@ pub enum Which<'a> {
 }
 
 impl Which<'_> {
-    fn ids(self) -> Option<Vec<i64>> {
+    pub(crate) fn ids(self) -> Option<Vec<i64>> {
         match self {
             Self::All => None,
             Self::Of(jobs) => Some(jobs.iter().map(|job| job.0).collect()),
@@ -37,6 +37,8 @@ pub struct OpenJob {
     pub pipeline_id: PipelineId,
     /// Of an element: its array and its place in it.
     pub element: Option<(JobId, u32)>,
+    /// Of an element: how many of its array are no jobs yet.
+    pub to_come: u32,
     pub is_running: bool,
     /// Number of the newest attempt, 0 before the first.
     pub attempt: u32,
@@ -74,9 +76,10 @@ pub async fn list_open_jobs(
                   j.priority, j.step_digest, j.spec, o.started_at,
                   COALESCE(o.held_by, y.held_by) AS held_by, COALESCE(o.held_at, y.held_at) AS held_at,
                   o.interruption IS NOT NULL OR o.cancel_requested AS "is_leaving!", o.preempted,
-                  o.preempted_on, o.idle_since
+                  o.preempted_on, o.idle_since, COALESCE(n.to_come, 0) AS "to_come!"
            FROM open_jobs o JOIN jobs j ON j.id = o.job_id
            LEFT JOIN open_jobs y ON y.job_id = o.array_job_id
+           LEFT JOIN arrays n ON n.job_id = o.array_job_id
            WHERE o.state <> 'waiting'
              AND ($1::bigint[] IS NULL OR o.job_id = ANY ($1) OR o.array_job_id = ANY ($1))
            ORDER BY o.job_id"#,
@@ -96,6 +99,7 @@ pub async fn list_open_jobs(
                 id: JobId(row.job_id),
                 pipeline_id: PipelineId(row.pipeline_id),
                 element,
+                to_come: convert::u32_of("arrays.to_come", row.to_come)?,
                 is_running: row.state == "running",
                 attempt: convert::u32_of("open_jobs.attempt", row.attempt)?,
                 priority: row.priority,

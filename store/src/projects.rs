@@ -208,9 +208,10 @@ pub async fn lock_project(tx: &mut Tx, name: &ProjectName) -> Result<bool> {
 /// Jobs of a project that are open and do not run, elements of arrays counted each and arrays not.
 pub async fn count_queued(conn: &mut Conn, name: &ProjectName) -> Result<u64> {
     let count = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!"
-           FROM open_jobs o JOIN jobs j ON j.id = o.job_id
-           WHERE o.state <> 'running' AND j.array_size IS NULL AND j.project = $1"#,
+        r#"SELECT (SELECT count(*) FROM open_jobs o JOIN jobs j ON j.id = o.job_id
+                   WHERE o.state <> 'running' AND j.array_size IS NULL AND j.project = $1)
+                  + (SELECT COALESCE(sum(a.to_come), 0) FROM arrays a JOIN jobs j ON j.id = a.job_id
+                     WHERE a.to_come > 0 AND j.project = $1) AS "count!""#,
         name.as_str()
     )
     .fetch_one(conn.sql())

@@ -13,11 +13,15 @@ const NAMED_MAX: i64 = 10;
 /// Rows of logs and metrics deleted in one statement.
 const ROWS_AT_ONCE: i64 = 20_000;
 
-/// Jobs of a pipeline that have not ended.
+/// Jobs of a pipeline that have not ended, and arrays that have and whose elements have not.
 pub async fn list_open(conn: &mut Conn, pipeline: PipelineId) -> Result<Vec<JobId>> {
     let ids = sqlx::query_scalar!(
-        "SELECT o.job_id FROM open_jobs o JOIN jobs j ON j.id = o.job_id
-         WHERE j.pipeline_id = $1 ORDER BY o.job_id LIMIT $2",
+        r#"SELECT id AS "id!" FROM (
+               SELECT o.job_id AS id FROM open_jobs o JOIN jobs j ON j.id = o.job_id WHERE j.pipeline_id = $1
+               UNION
+               SELECT a.job_id FROM arrays a JOIN jobs j ON j.id = a.job_id
+               WHERE a.to_come > 0 AND j.pipeline_id = $1) o
+           ORDER BY id LIMIT $2"#,
         pipeline.0,
         NAMED_MAX,
     )

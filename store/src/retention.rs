@@ -102,6 +102,8 @@ async fn list_aged_among(conn: &mut Conn, ids: &[i64], now: DateTime<Utc>) -> Re
                LIMIT 1) t ON true
            WHERE p.id = ANY ($1) AND e.is_old AND e.staying = 0
              AND NOT EXISTS (SELECT 1 FROM jobs j JOIN open_jobs o ON o.job_id = j.id WHERE j.pipeline_id = p.id)
+             AND NOT EXISTS (SELECT 1 FROM jobs j JOIN arrays a ON a.job_id = j.id
+                             WHERE j.pipeline_id = p.id AND a.to_come > 0)
              AND NOT EXISTS (SELECT 1 FROM jobs j JOIN held_ranks h ON h.job_id = j.id WHERE j.pipeline_id = p.id)
            ORDER BY p.id"#,
         ids,

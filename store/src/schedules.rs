@@ -315,8 +315,10 @@ pub async fn is_open(conn: &mut Conn, id: i64) -> Result<bool> {
     // The newest that submitted anything: times that were skipped in between do not close it.
     let is_open = sqlx::query_scalar!(
         r#"SELECT EXISTS (
-               SELECT 1 FROM jobs j JOIN open_jobs o ON o.job_id = j.id
-               WHERE j.pipeline_id = (
+               SELECT 1 FROM jobs j LEFT JOIN open_jobs o ON o.job_id = j.id
+               -- Elements of an array that has ended may be to come.
+               LEFT JOIN arrays a ON a.job_id = j.id AND a.to_come > 0
+               WHERE (o.job_id IS NOT NULL OR a.job_id IS NOT NULL) AND j.pipeline_id = (
                    SELECT pipeline_id FROM schedule_runs
                    WHERE schedule_id = $1 AND pipeline_id IS NOT NULL ORDER BY due_at DESC LIMIT 1)) AS "is_open!""#,
         id

@@ -198,7 +198,7 @@ async fn who_waits_is_listed_after_what_it_needs_with_all_that_it_needs() {
             needs: needs.to_vec(),
         })
         .collect();
-    let ids = insert_jobs(&mut tx, pipeline, &new, "test", at(0))
+    let ids = insert_jobs(&mut tx, pipeline, &new, u32::MAX, "test", at(0))
         .await
         .unwrap();
     let [fetch, side, many, clean, last] = ids[..] else {

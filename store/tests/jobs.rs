@@ -298,7 +298,7 @@ async fn a_need_of_another_end_is_met_by_that_end_alone() {
         ),
     ]
     .map(|(spec, needs)| NewJob { spec, needs });
-    let ids = insert_jobs(&mut tx, pipeline, &new, "test", at(0))
+    let ids = insert_jobs(&mut tx, pipeline, &new, u32::MAX, "test", at(0))
         .await
         .unwrap();
     let [fetch, array, clean, tell, uses] = ids.try_into().unwrap();

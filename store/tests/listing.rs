@@ -8,6 +8,7 @@ use marquee_domain::end::AttemptEnd;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, JobKind, JobSpec};
+use marquee_store::elements;
 use marquee_store::jobs::{self, JobFilter};
 use marquee_store::listing::{self, Wanted};
 use marquee_store::needs::release;
@@ -283,11 +284,11 @@ async fn pages_go_through_all_jobs_once_and_leave_elements_to_their_array() {
     // By number, an element of an array has a place; what is beyond its size has none.
     for (index, id) in elements.iter().enumerate() {
         let index = u32::try_from(index).unwrap();
-        let found = jobs::find_element(&mut tx, array, index).await.unwrap();
+        let found = elements::find_element(&mut tx, array, index).await.unwrap();
         assert_eq!(found, Some(*id));
     }
     for index in [4, u32::MAX] {
-        let found = jobs::find_element(&mut tx, array, index).await.unwrap();
+        let found = elements::find_element(&mut tx, array, index).await.unwrap();
         assert_eq!(found, None, "{index}");
     }
     let named = jobs::list_job_names(&mut tx, &[array, JobId(i64::MAX), elements[0]])

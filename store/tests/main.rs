@@ -8,6 +8,7 @@ mod artifacts;
 mod audit;
 mod backup;
 mod documents;
+mod elements;
 mod ends;
 mod forecasts;
 mod jobs;

@@ -180,3 +180,44 @@ async fn names_ranks_and_attempts_are_curves_of_their_own() {
         assert_eq!(points(&mut tx, job, &which, 10).await, [], "{which:?}");
     }
 }
+
+/// The first and the last report of a rank need not have the first and the last step: an attempt goes back to a
+/// checkpoint, one metric begins late, and another is there for a moment only.
+#[tokio::test]
+async fn curves_are_divided_by_their_own_steps_whatever_their_rank_said_first_and_last() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (_, key) = running_job(&mut tx).await;
+    let line = |steps: std::ops::Range<u64>| -> Vec<(u64, f64)> {
+        steps.map(|step| (step, step as f64)).collect()
+    };
+    // Reports in the order of their names' letters: the last one of the rank has step 5.
+    store(&mut tx, key, "a-whole", &line(0..900)).await;
+    store(&mut tx, key, "b-short", &line(400..440)).await;
+    store(&mut tx, key, "c-back", &[line(500..600), line(200..300)].concat()).await;
+    store(&mut tx, key, "d-early", &[(5, 1.0)]).await;
+    let curve = points(&mut tx, key.job, &first(), 20).await;
+    for (name, values, first, last) in [
+        ("a-whole", 900, 0, 899),
+        ("b-short", 40, 400, 439),
+        ("c-back", 200, 200, 599),
+        ("d-early", 1, 5, 5),
+    ] {
+        let of: Vec<&Point> = curve.iter().filter(|point| point.name == name).collect();
+        assert_eq!(of.iter().map(|point| point.values).sum::<u64>(), values, "{name}");
+        assert!(of.len() <= 20 && of.len() as u64 >= values.min(10), "{name}: {}", of.len());
+        assert_eq!(of[0].minimum, Some(if name == "d-early" { 1.0 } else { first as f64 }), "{name}");
+        if name != "d-early" {
+            let most = of.iter().filter_map(|point| point.maximum).fold(0.0, f64::max);
+            assert_eq!(most, last as f64, "{name}");
+        }
+        assert!(of.is_sorted_by_key(|point| point.step), "{name}");
+        // No point stands for much more than its share of the steps.
+        let widest = of.iter().map(|point| point.values).max().unwrap();
+        assert!(widest <= (last - first) / 10 + 1, "{name}: {widest} values in one point");
+    }
+    assert!(curve.is_sorted_by(|a, b| (&a.name, a.step) < (&b.name, b.step)));
+    // What is left out is the end.
+    let cut = list_points(&mut tx, key.job, &first(), 20, 7).await.unwrap();
+    assert_eq!(cut, curve[..7]);
+}

@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Only jobs of this project
     #[arg(long, value_name = "PROJECT", value_parser = super::project::parse_name)]
     project: Option<String>,
-    /// The elements of this job array, which are left out otherwise
+    /// The elements of this job array that stand in line, run or have ended; they are left out otherwise
     #[arg(long, short, value_name = "JOB")]
     array: Option<Target>,
     /// Only jobs in whose name, or whose pipeline's name, this stands, in upper or lower case

@@ -60,8 +60,9 @@ pub(super) async fn run(app: App) {
     }
 }
 
-/// One round. Returns how long until the earliest back-off ends, where a job is in one.
+/// One round. Returns how long until the next one is due, where something is known to be due.
 async fn one(app: &App) -> Result<Option<Duration>> {
+    lifecycle::line_up_elements(app).await?;
     load::changes(app).await?;
     // What is too late fails before the plan, and takes no devices from others any more.
     lifecycle::fail_overdue(app).await?;
@@ -70,7 +71,9 @@ async fn one(app: &App) -> Result<Option<Duration>> {
     };
     let due = planned.due;
     apply::apply(app, planned).await?;
-    Ok(due)
+    // So many have been placed that others are to follow: there may be devices left for them.
+    let is_short = !app.index.open().elements_wanted(app.settings.elements_ahead).is_empty();
+    Ok(if is_short { Some(Duration::ZERO) } else { due })
 }
 
 /// A round that looks at everything first.

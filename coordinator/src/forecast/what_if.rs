@@ -102,11 +102,13 @@ fn pending(open: &mut Open, job: JobId, spec: &JobSpec, now: DateTime<Utc>) -> P
         (None, false) => OWN_RULES,
     };
     let group = known.map_or(Group::None, |known| known.group);
+    let array = known.and_then(|known| Some(known.element?.0));
     let queued_at = known.map_or(now, |known| known.queued_at);
     let not_before = known.and_then(|known| known.not_before);
     let expected_s = open.lengths.expected_s(&Step::of(spec));
     Pending {
         job,
+        array,
         shape: Shape::of(spec, rules, expected_s),
         priority: spec.priority,
         project: open.accounts.id(spec.sharing.project.as_str()),

@@ -18,7 +18,10 @@ impl Open {
         let mut elements = Vec::new();
         for job in jobs {
             // Before anything is forgotten, since with its last element an array's list goes too.
-            elements.extend(self.elements.get(job).into_iter().flatten().copied());
+            let of_array = self.elements.get(job);
+            elements.extend(of_array.into_iter().flat_map(|of| of.all.iter().copied()));
+            // What is read of its elements says it anew.
+            self.to_come.remove(job);
         }
         let mut freed = Vec::new();
         for job in jobs.iter().copied().chain(elements) {
@@ -70,13 +73,8 @@ impl Open {
             // While something of it is left on a host its turn is not over: the next job of its key must not meet it
             // there.
             .leave(known.group, job, self.held_by.contains_key(&job));
-        if let Some((array, _)) = known.element
-            && let Some(all) = self.elements.get_mut(&array)
-        {
-            all.remove(&job);
-            if all.is_empty() {
-                self.elements.remove(&array);
-            }
+        if let Some((array, _)) = known.element {
+            self.element_goes(array, job, known.is_running);
         }
         let step = known.step?;
         (self.steps.get(&step) == Some(&job)).then(|| {
@@ -103,7 +101,8 @@ impl Open {
             Some(class.to_owned())
         });
         if let Some((array, _)) = job.element {
-            self.elements.entry(array).or_default().insert(job.id);
+            self.element_comes(array, job.id, job.is_running);
+            self.set_to_come(array, job.to_come);
         }
         let rules = match &spec.sharing.hosts {
             rules if rules.is_empty() => RulesId::NONE,
@@ -164,6 +163,7 @@ impl Open {
         }
         let pending = Pending {
             job: id,
+            array: known.element.map(|(array, _)| array),
             shape: known.shape,
             priority: known.priority,
             project: self.accounts.id(known.spec.sharing.project.as_str()),
@@ -259,6 +259,10 @@ impl Open {
         // again.
         self.leave_queue(job);
         self.claims.remove(&job);
+        let queued = self.jobs.get(&job).filter(|known| !known.is_running);
+        if let Some((array, _)) = queued.and_then(|known| known.element) {
+            self.element_runs(array);
+        }
         if let Some(known) = self.jobs.get_mut(&job) {
             self.running.insert(job);
             self.turns.run(known.group, job);

@@ -26,7 +26,7 @@ impl Open {
                 || self
                     .elements
                     .get(job)
-                    .is_some_and(|all| all.iter().any(|element| self.held_by.contains_key(element)))
+                    .is_some_and(|of| of.all.iter().any(|element| self.held_by.contains_key(element)))
         })
     }
 

@@ -10,7 +10,7 @@ use marquee_domain::spec::Ended;
 use marquee_store::jobs::JobFilter;
 use marquee_store::listing::{self, Wanted};
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{Tx, events, pipelines, ranks};
+use marquee_store::{Tx, elements, events, needs, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -25,13 +25,20 @@ pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
-    if head.life().request_cancel().is_err() {
-        return Err(LifecycleError::JobHasEnded {
-            job,
-            state: head.state,
-        });
-    }
-    let done = cancel(&mut tx, vec![head], caller, app.clock.now()).await?;
+    let now = app.clock.now();
+    let done = if head.life().request_cancel().is_ok() {
+        cancel(&mut tx, vec![head], caller, now).await?
+    } else {
+        // An array ends with the failure that is one too many, and its elements go on.
+        let goes_on = head.is_array && needs::find_array_end(&mut tx, job).await?.is_none();
+        if !goes_on {
+            return Err(LifecycleError::JobHasEnded {
+                job,
+                state: head.state,
+            });
+        }
+        cancel_elements(&mut tx, job, caller, now).await?
+    };
     tx.commit().await?;
     done.tell(app);
     Ok(())
@@ -74,6 +81,27 @@ impl Cancelled {
     }
 }
 
+/// Cancels the elements of an array that has ended and whose elements have not.
+async fn cancel_elements(
+    tx: &mut Tx,
+    array: JobId,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Cancelled> {
+    elements::mark_elements_dropped(tx, &[array]).await?;
+    let open = transitions::list_open_elements(tx, array).await?;
+    if !open.is_empty() {
+        return cancel(tx, open, caller, now).await;
+    }
+    // All that was left of it was to come: it is over for those that wait for that.
+    let mut jobs = dependents::element_missed(tx, array, now).await?;
+    jobs.push(array);
+    Ok(Cancelled {
+        jobs,
+        workers: Vec::new(),
+    })
+}
+
 /// Cancels jobs of one pipeline that have not ended, with the elements of those that are arrays, under the
 /// pipeline's lock.
 async fn cancel(
@@ -87,6 +115,8 @@ async fn cancel(
         .filter(|head| head.is_array)
         .map(|head| head.id)
         .collect();
+    // Before the elements that are there: with the last of these the array is through only if none is to come.
+    elements::mark_elements_dropped(tx, &arrays).await?;
     for array in arrays {
         heads.extend(transitions::list_open_elements(tx, array).await?);
     }

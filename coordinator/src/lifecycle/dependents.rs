@@ -8,7 +8,7 @@ use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, NeedOn};
 use marquee_domain::transitions::needs::{Need, lost};
 use marquee_store::transitions::{self, ArrayCount, ArrayEnds, JobHead};
-use marquee_store::{StoreError, Tx, needs, neighbours};
+use marquee_store::{StoreError, Tx, elements, needs, neighbours};
 
 use super::array;
 
@@ -171,7 +171,7 @@ async fn cancel(
     let mut ended = Vec::new();
     if !lost.is_empty() {
         let mut gone = Vec::with_capacity(lost.len());
-        let mut at_work = BTreeSet::new();
+        let (mut arrays, mut at_work) = (Vec::new(), BTreeSet::new());
         for one in waiting.iter().filter(|one| lost.contains(&one.id)) {
             gone.push((one.id, one.attempt));
             if one.is_array {
@@ -184,8 +184,10 @@ async fn cancel(
                 }
                 let waiting = elements.iter().filter(waits);
                 gone.extend(waiting.map(|head| (head.id, head.attempt)));
+                arrays.push(one.id);
             }
         }
+        elements::mark_elements_dropped(tx, &arrays).await?;
         let name = transitions::get_job_head(tx, job).await?.display_name;
         let reason = reason(job, &name, how);
         changed = transitions::mark_jobs_cancelled(tx, &gone, &reason, Some(job), "", now).await?;

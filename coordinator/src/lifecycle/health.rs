@@ -189,7 +189,7 @@ pub async fn burn_in(app: &App, wanted: &WantedBurnIn<'_>) -> Result<JobId> {
         spec: &spec,
         needs: Vec::new(),
     }];
-    let ids = jobs::insert_jobs(&mut tx, pipeline, &new, wanted.caller, now).await?;
+    let ids = jobs::insert_jobs(&mut tx, pipeline, &new, 0, wanted.caller, now).await?;
     let job = *ids.first().ok_or(StoreError::Vanished("job"))?;
     if let Some(quarantine) = standing.gpus.get_mut(&number) {
         quarantine.burn_in = Some(BurnIn {

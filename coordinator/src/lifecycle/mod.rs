@@ -11,6 +11,7 @@ mod again;
 mod array;
 mod cancel;
 mod dependents;
+mod elements;
 mod error;
 mod health;
 mod hold;
@@ -37,6 +38,7 @@ mod verdict;
 
 pub use cancel::{cancel_job, cancel_pipeline};
 pub use dependents::waits_for;
+pub use elements::{line_up_elements, line_up_to};
 pub use error::{LifecycleError, object_store_code};
 pub use health::{
     AGAIN_BY_ITSELF_AFTER, BURN_IN_MINUTES, BURN_IN_MINUTES_MAX, OfWorker, WantedBurnIn, burn_in,

@@ -7,6 +7,7 @@ use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::again::get_made;
+use marquee_store::elements;
 use marquee_store::neighbours::{self, Needed};
 use marquee_store::transitions::{self, ArrayCount, JobHead};
 use marquee_store::{Tx, needs, pipelines};
@@ -183,6 +184,7 @@ async fn revive(
         return Ok(Vec::new());
     }
     let mut changed = transitions::mark_jobs_revived(tx, &jobs, text, caller, now).await?;
+    elements::mark_elements_to_come(tx, &arrays).await?;
     for array in arrays {
         // Where all elements had succeeded and the array failed all the same, only the commit is left to do.
         if transitions::get_elements_left(tx, array).await? == 0 {

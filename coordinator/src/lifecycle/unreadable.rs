@@ -3,7 +3,7 @@
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use marquee_store::{Tx, events, pipelines, transitions};
+use marquee_store::{Tx, elements, events, pipelines, transitions};
 
 use super::{LifecycleError, Result, settle};
 use crate::app::App;
@@ -63,6 +63,7 @@ async fn fail_elements(
     failure: &Failure,
     now: chrono::DateTime<chrono::Utc>,
 ) -> std::result::Result<Vec<JobId>, LifecycleError> {
+    elements::mark_elements_dropped(tx, &[array]).await?;
     let mut waiting = Vec::new();
     for head in transitions::list_open_elements(tx, array).await? {
         if head.life().fail_unplaced().is_ok() {

@@ -35,7 +35,7 @@ pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Sho
 use limits::{Purses, Turns};
 use order::Order;
 pub use preempt::{PREEMPT_AFTER, Preemption, RUNS_AT_LEAST, TIMES_A_DAY_MAX};
-pub use queue::{Line, Pending, Queue};
+pub use queue::{Line, Pending, Position, Queue};
 pub use reason::{Explainer, Obstacle, back_off, not_before};
 pub use shape::{Group, ProjectId, RulesId, Shape};
 use wanted::{Kind, Portion, Trainer, Wanted};
@@ -202,7 +202,7 @@ pub type Planner = fn(&Queue, &[Host], &Limits, DateTime<Utc>) -> Plan;
 /// Decides which jobs of `queue` start now, and where. The caller has woken those whose time has come
 /// ([`Queue::wake`]).
 ///
-/// Jobs are taken in order of priority, of what their projects used for their weight, and of number, by merging
+/// Jobs are taken in order of priority, of what their projects used for their weight, and of submission, by merging
 /// the lines of those alike. A line is left at its first job that does not fit: what is free, and what a project
 /// may still take, only shrinks within a round, so none behind it would fit either.
 #[must_use]
@@ -218,7 +218,8 @@ pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) 
     round.keep_for_growth(queue);
     let grown: BTreeSet<JobId> = round.plan.placements.iter().map(|of| of.job).collect();
     let mut order = Order::new(queue);
-    while let Some((line, job)) = order.head(&round.purses) {
+    while let Some((line, position)) = order.head(&round.purses) {
+        let job = position.job;
         if grown.contains(&job) {
             order.placed(&round.purses);
             continue;
@@ -234,7 +235,7 @@ pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) 
                 let longest = queue
                     .alike()
                     .get(&line)
-                    .and_then(|alike| alike.longest_wait(job));
+                    .and_then(|alike| alike.longest_wait(position));
                 if let (Some(longest), Some(head)) = (longest, queue.get(job)) {
                     round.keep_for(queue, head, left, longest);
                 }

@@ -1,24 +1,22 @@
 //! In which order pending jobs are tried: by priority, then by what their projects used for their weight, then by
-//! number.
+//! their positions, in which they were submitted.
 //!
 //! What a project uses grows as its jobs are placed, so the order of projects changes within a round. Jobs of one
-//! priority and project always follow each other by number: a project has one heap of its lines, and moving the
+//! priority and project always follow each other by position: a project has one heap of its lines, and moving the
 //! project moves all of them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::iter::Peekable;
 
-use marquee_domain::ids::JobId;
-
 use super::limits::Purses;
-use super::queue::{Line, Queue};
+use super::queue::{Line, Position, Queue};
 use super::shape::ProjectId;
 
 /// The jobs of a line that have not been tried.
-type Jobs<'q> = Peekable<std::iter::Copied<std::collections::btree_set::Iter<'q, JobId>>>;
+type Jobs<'q> = Peekable<std::iter::Copied<std::collections::btree_set::Iter<'q, Position>>>;
 /// The first job of each line of one priority and project.
-type Heads = BinaryHeap<Reverse<(JobId, Line)>>;
+type Heads = BinaryHeap<Reverse<(Position, Line)>>;
 
 /// What is left to try.
 #[derive(Debug)]
@@ -26,7 +24,7 @@ pub(super) struct Order<'q> {
     lines: BTreeMap<Line, Jobs<'q>>,
     priorities: BTreeMap<Reverse<i32>, BTreeMap<ProjectId, Heads>>,
     /// The projects of the highest priority that is left, the next one first.
-    next: BTreeSet<(Rank, JobId, ProjectId)>,
+    next: BTreeSet<(Rank, Position, ProjectId)>,
 }
 
 /// What a project used for its weight: a number that is always one.
@@ -70,7 +68,7 @@ impl<'q> Order<'q> {
     }
 
     /// The job to try next. It stays so until [`Self::placed`] or [`Self::leave`] is called.
-    pub(super) fn head(&mut self, purses: &Purses) -> Option<(Line, JobId)> {
+    pub(super) fn head(&mut self, purses: &Purses) -> Option<(Line, Position)> {
         loop {
             // Priorities do not mix: whatever a project used, all jobs of a higher one are tried first.
             let projects = &self.priorities.first_key_value()?.1;

@@ -14,6 +14,8 @@ use super::shape::{Group, ProjectId, Shape};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
     pub job: JobId,
+    /// The array that it is an element of.
+    pub array: Option<JobId>,
     pub shape: Shape,
     pub priority: i32,
     pub project: ProjectId,
@@ -25,7 +27,16 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Where it stands in the queue.
+    /// Where it stands among those of its priority and project.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            submitted: self.array.unwrap_or(self.job),
+            job: self.job,
+        }
+    }
+
+    /// The line that it stands in.
     #[must_use]
     pub fn line(&self) -> Line {
         Line {
@@ -37,23 +48,33 @@ impl Pending {
     }
 }
 
+/// By the order of submission. Elements of an array stand where it was submitted: those that become jobs of their own
+/// later have higher numbers than jobs that were submitted after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The job, or the array that it is an element of.
+    submitted: JobId,
+    pub job: JobId,
+}
+
 /// Jobs alike: where one does not fit, none does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Alike {
     /// In the order of submission.
-    pub(super) jobs: BTreeSet<JobId>,
+    pub(super) jobs: BTreeSet<Position>,
     /// The same, the one that has waited longest first.
-    waits: BTreeSet<(DateTime<Utc>, JobId)>,
+    waits: BTreeSet<(DateTime<Utc>, Position)>,
 }
 
 impl Alike {
-    /// The job that has waited longest among `first` and those behind it, and since when.
-    pub(super) fn longest_wait(&self, first: JobId) -> Option<(DateTime<Utc>, JobId)> {
-        self.waits.iter().copied().find(|(_, job)| *job >= first)
+    /// The job that has waited longest among the one at `first` and those behind it, and since when.
+    pub(super) fn longest_wait(&self, first: Position) -> Option<(DateTime<Utc>, JobId)> {
+        let longest = self.waits.iter().find(|(_, job)| *job >= first);
+        longest.map(|(since, position)| (*since, position.job))
     }
 }
 
-/// What jobs have in common that stand in one line. Lines of a priority and project are merged by the numbers of
+/// What jobs have in common that stand in one line. Lines of a priority and project are merged by the positions of
 /// their jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line {
@@ -87,8 +108,8 @@ impl Queue {
 
     fn line_up(&mut self, job: &Pending) {
         let alike = self.alike.entry(job.line()).or_default();
-        alike.jobs.insert(job.job);
-        alike.waits.insert((job.queued_at, job.job));
+        alike.jobs.insert(job.position());
+        alike.waits.insert((job.queued_at, job.position()));
     }
 
     /// Takes a job out; gives it back if it was there.
@@ -99,8 +120,8 @@ impl Queue {
         }
         let line = job.line();
         if let Some(alike) = self.alike.get_mut(&line) {
-            alike.jobs.remove(&job.job);
-            alike.waits.remove(&(job.queued_at, job.job));
+            alike.jobs.remove(&job.position());
+            alike.waits.remove(&(job.queued_at, job.position()));
             if alike.jobs.is_empty() {
                 // A line without jobs would be merged and looked at in every round to come.
                 self.alike.remove(&line);

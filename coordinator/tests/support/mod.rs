@@ -23,6 +23,7 @@ use marquee_coordinator::trust::authority::Files;
 use marquee_coordinator::walls::Walls;
 use marquee_coordinator::{App, Settings, background, rpc};
 use marquee_domain::artifact::Digest;
+use marquee_domain::limits::ELEMENTS_AHEAD;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::jobs_client::JobsClient;
@@ -58,6 +59,8 @@ pub struct Ground {
     pub authority: Option<Files>,
     /// For how long GPUs in quarantine are tested by themselves.
     pub burn_in_minutes: Option<u32>,
+    /// How many elements of an array are jobs before their turn.
+    pub elements_ahead: Option<u32>,
     /// Where its Postgres' programs are said to be; None: they are found.
     pub postgres_bin: Option<std::path::PathBuf>,
 }
@@ -345,6 +348,7 @@ async fn run(
             stop_grace: Duration::from_millis(100),
             settle: Duration::from_millis(300),
             burn_in_minutes: ground.burn_in_minutes,
+            elements_ahead: ground.elements_ahead.unwrap_or(ELEMENTS_AHEAD),
             ..Settings::default()
         },
         role: Role::default(),

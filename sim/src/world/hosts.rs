@@ -85,6 +85,8 @@ impl Head {
             tls: None,
             access: Rule::Everybody,
             settings: Settings {
+                // So few that arrays of a world are not whole from the outset.
+                elements_ahead: 2,
                 stop_grace: STOP_GRACE,
                 lease: LEASE,
                 ..Settings::default()

@@ -100,7 +100,7 @@ pub async fn jobs<const N: usize>(
             .map(|need| (*need, NeedOn::Succeeded))
             .collect(),
     });
-    let ids = insert_jobs(tx, pipeline, &new, "test", at(0)).await;
+    let ids = insert_jobs(tx, pipeline, &new, u32::MAX, "test", at(0)).await;
     ids.unwrap().try_into().unwrap()
 }
 

@@ -143,6 +143,7 @@ mod tests {
     fn job(id: i64, devices_per_rank: u32) -> Pending {
         Pending {
             job: JobId(id),
+            array: None,
             shape: Shape {
                 ranks: 1,
                 device: DeviceKind::Cpu,

@@ -6,7 +6,7 @@ use marquee_domain::ids::JobId;
 use marquee_domain::spec::JobSpec;
 use marquee_store::open::{self, OpenJob, Which};
 use marquee_store::workers::{self, WhichWorkers};
-use marquee_store::{Conn, StoreError, forecasts, pipelines, projects, transitions};
+use marquee_store::{Conn, StoreError, elements, forecasts, pipelines, projects, transitions};
 
 use crate::app::App;
 use crate::index::{Accounts, Step, Touched};
@@ -84,8 +84,19 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     } else {
         None
     };
+    // An array may have elements that are to come and none that is open: no row says so.
+    let rows: BTreeSet<JobId> = read.jobs.iter().map(|job| job.id).collect();
+    let arrays: Vec<JobId> = ids.into_iter().filter(|id| !rows.contains(id)).collect();
+    let to_come = if arrays.is_empty() {
+        Vec::new()
+    } else {
+        elements::list_to_come(&mut conn, Which::Of(&arrays)).await?
+    };
     let mut open = app.index.open();
     freed.extend(open.replace(&touched.jobs, read.jobs));
+    for (array, left) in to_come {
+        open.set_to_come(array, left);
+    }
     if let Some(held) = held {
         open.replace_held(&touched.jobs, held);
     }
@@ -180,6 +191,7 @@ pub(super) async fn everything(app: &App) -> Result<()> {
     let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
     let read = read_open(app, &mut conn, Which::All).await?;
     let held = open::list_held_ranks(&mut conn, Which::All).await?;
+    let to_come = elements::list_to_come(&mut conn, Which::All).await?;
     if app.index.open().lengths.is_empty() {
         let lengths = forecasts::list_lengths(&mut conn, LENGTHS_LOOKED_AT).await?;
         let mut open = app.index.open();
@@ -202,6 +214,7 @@ pub(super) async fn everything(app: &App) -> Result<()> {
         open.workers = workers;
         let differences = open.reconcile(read.jobs, held, &unread);
         open.renew_lengths();
+        open.set_all_to_come(to_come);
         differences
     };
     if !differences.is_empty() && !is_first {

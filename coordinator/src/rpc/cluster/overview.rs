@@ -107,7 +107,13 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
             account.is_some_and(|account| seen.contains(&account.name))
         })
     };
-    for pending in open.queue.iter().filter(|pending| is_seen(pending.project)) {
+    let jobs = open.queue.iter().map(|pending| (pending, 1));
+    let mut queued = 0_u32;
+    for (pending, jobs) in jobs.chain(open.queued_to_come()) {
+        queued = queued.saturating_add(jobs);
+        if !is_seen(pending.project) {
+            continue;
+        }
         // One that backs off waits for its time, whatever others of its line wait for.
         let backs_off = pending.not_before.is_some_and(|until| until > now);
         let (count, example) = if backs_off {
@@ -116,7 +122,7 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
             // Explained once for each line: its jobs wait for the same, however many they are.
             lines.entry(pending.line()).or_insert((0, pending.job))
         };
-        *count += 1;
+        *count += jobs;
         *example = (*example).min(pending.job);
     }
     // Lines may wait for the same thing in the same words.
@@ -162,7 +168,7 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
         idle_jobs,
         idle_gpus,
         queue,
-        queued: u32::try_from(open.queue.len()).unwrap_or(u32::MAX),
+        queued,
         workers_online: state(WorkerState::Online),
         workers_lost: state(WorkerState::Lost),
         cpus: Some(cpus),

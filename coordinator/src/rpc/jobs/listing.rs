@@ -7,6 +7,7 @@ use marquee_domain::spec::JobKind;
 use marquee_domain::users::Role;
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
+use marquee_store::elements;
 use marquee_store::jobs::{self, Job, JobFilter};
 use marquee_store::listing::{self, Wanted};
 use tonic::Status;
@@ -14,7 +15,7 @@ use tonic::Status;
 use super::reasons;
 use crate::app::App;
 use crate::caller::Caller;
-use crate::lifecycle::LifecycleError;
+use crate::lifecycle::{self, LifecycleError};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1_000;
@@ -32,7 +33,8 @@ pub(super) async fn page(
     let (mut filter, size) = filter(request)?;
     narrow(&mut filter, caller);
     if let (Some(array), Some(index)) = (filter.array, request.array_index) {
-        filter.among = Some(element(app, array, index).await?.into_iter().collect());
+        let element = element(app, &filter, array, index).await?;
+        filter.among = Some(element.into_iter().collect());
     }
     let wanted = wanted(request)?;
     let (mut jobs, total) = read(app, &filter, &wanted, size + 1, request.with_total).await?;
@@ -61,9 +63,27 @@ pub(super) fn narrow(filter: &mut JobFilter, caller: &Caller) {
     });
 }
 
-async fn element(app: &App, array: JobId, index: u32) -> Result<Option<JobId>, LifecycleError> {
+async fn element(
+    app: &App,
+    filter: &JobFilter,
+    array: JobId,
+    index: u32,
+) -> Result<Option<JobId>, LifecycleError> {
     let mut conn = app.db.read().await?;
-    Ok(jobs::find_element(&mut conn, array, index).await?)
+    if let Some(element) = elements::find_element(&mut conn, array, index).await? {
+        return Ok(Some(element));
+    }
+    // It may be to come, and becomes a job when somebody who may look at it names it.
+    let projects = jobs::list_job_projects(&mut conn, &[array]).await?;
+    drop(conn);
+    let is_seen = |(_, project): &(JobId, String)| {
+        let seen = filter.projects.as_ref();
+        seen.is_none_or(|seen| seen.contains(project))
+    };
+    if !projects.iter().any(is_seen) {
+        return Ok(None);
+    }
+    lifecycle::line_up_to(app, array, index).await
 }
 
 async fn read(

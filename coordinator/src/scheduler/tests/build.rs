@@ -134,6 +134,7 @@ impl Host {
 pub(super) fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
     Pending {
         job: JobId(id),
+        array: None,
         shape: Shape {
             ranks,
             device,

@@ -109,9 +109,38 @@ fn who_has_waited_longest_is_looked_for_behind_the_head_alone() {
     .into_iter()
     .collect();
     let alike = queue.alike().values().next().unwrap();
-    assert_eq!(alike.longest_wait(JobId(1)), Some((at(-90), JobId(3))));
-    assert_eq!(alike.longest_wait(JobId(4)), Some((at(-90), JobId(4))));
-    assert_eq!(alike.longest_wait(JobId(5)), None);
+    let from = |id| alike.longest_wait(job(id, GPU, 1).position());
+    assert_eq!(from(1), Some((at(-90), JobId(3))));
+    assert_eq!(from(4), Some((at(-90), JobId(4))));
+    assert_eq!(from(5), None);
+}
+
+#[test]
+fn an_element_stands_where_its_array_was_submitted_whatever_its_number() {
+    let of = |array: i64, id: i64| Pending {
+        array: Some(JobId(array)),
+        ..job(id, GPU, 1)
+    };
+    // Its last two became jobs when 20 and the array 30 had been submitted.
+    let queue: Queue = [
+        job(5, GPU, 1),
+        of(10, 11),
+        job(20, GPU, 1),
+        of(10, 41),
+        of(30, 31),
+        of(10, 42),
+        of(30, 50),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(
+        tried(&queue, &Limits::default()),
+        [5, 11, 41, 42, 20, 31, 50]
+    );
+    // And leaves it again.
+    let mut left = queue.clone();
+    assert!(left.remove(JobId(41)).is_some());
+    assert_eq!(tried(&left, &Limits::default()), [5, 11, 42, 20, 31, 50]);
 }
 
 #[test]
