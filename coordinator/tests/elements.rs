@@ -130,7 +130,9 @@ async fn an_array_is_worked_off_while_few_of_it_are_jobs_and_its_artifact_has_al
     for number in 0..7u32 {
         let assign = worker.take().await;
         let spec: marquee_domain::spec::JobSpec = serde_json::from_str(&assign.spec_json).unwrap();
-        let element = spec.element.expect("the array was submitted before the other job");
+        let element = spec
+            .element
+            .expect("the array was submitted before the other job");
         assert_eq!((element.index, element.size), (number, 7));
         worker.prepare(&assign).await;
         let key = key_of(&assign);
@@ -147,7 +149,10 @@ async fn an_array_is_worked_off_while_few_of_it_are_jobs_and_its_artifact_has_al
     let indexes: Vec<u32> = elements(&cluster, sweep).await.iter().map(index).collect();
     assert_eq!(indexes, (0..7).collect::<Vec<_>>());
     let [next, last] = [worker.take().await, worker.take().await];
-    assert_eq!(BTreeSet::from([next.job_id, last.job_id]), BTreeSet::from([other, best]));
+    assert_eq!(
+        BTreeSet::from([next.job_id, last.job_id]),
+        BTreeSet::from([other, best])
+    );
     let of_best = if next.job_id == best { next } else { last };
     assert_eq!(of_best.inputs[0].manifest.as_ref().unwrap().files.len(), 7);
 }

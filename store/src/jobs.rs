@@ -217,7 +217,10 @@ pub async fn insert_jobs(
     .fetch_all(tx.sql())
     .await?;
     let ids: Vec<JobId> = rows.into_iter().map(JobId).collect();
-    let arrays = ids.iter().zip(new).filter(|(_, job)| job.spec.array.is_some());
+    let arrays = ids
+        .iter()
+        .zip(new)
+        .filter(|(_, job)| job.spec.array.is_some());
     let first: Vec<(JobId, u32)> = arrays.map(|(array, _)| (*array, elements_ahead)).collect();
     if !first.is_empty() {
         insert_elements(tx, &first).await?;

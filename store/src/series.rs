@@ -132,12 +132,14 @@ fn badly_divided(
         *count += 1;
         *values += row.values;
     }
-    let bad = curves.into_iter().filter(|((_, attempt, rank), (steps, count, values))| {
-        let is_coarse = *count < points / 2 && i64::from(*count) < *values;
-        thought
-            .get(&(*attempt, *rank))
-            .is_none_or(|thought| !thought.holds(*steps) || is_coarse && thought != steps)
-    });
+    let bad = curves
+        .into_iter()
+        .filter(|((_, attempt, rank), (steps, count, values))| {
+            let is_coarse = *count < points / 2 && i64::from(*count) < *values;
+            thought
+                .get(&(*attempt, *rank))
+                .is_none_or(|thought| !thought.holds(*steps) || is_coarse && thought != steps)
+        });
     bad.map(|(curve, (steps, _, _))| (curve, steps)).collect()
 }
 
@@ -197,7 +199,9 @@ async fn find_steps(conn: &mut Conn, asked: &Asked<'_>) -> Result<BTreeMap<(i32,
         let last = row.last.min(asked.to_step.unwrap_or(row.last));
         ((row.attempt, row.rank), Steps { first, last })
     });
-    Ok(steps.filter(|(_, steps)| steps.first <= steps.last).collect())
+    Ok(steps
+        .filter(|(_, steps)| steps.first <= steps.last)
+        .collect())
 }
 
 /// The points of all curves, each divided as its rank's are thought to be.
@@ -209,7 +213,10 @@ async fn count(
 ) -> Result<Vec<Row>> {
     let (attempts, ranks): (Vec<i32>, Vec<i32>) = thought.keys().copied().unzip();
     let firsts: Vec<i64> = thought.values().map(|steps| steps.first).collect();
-    let widths: Vec<i64> = thought.values().map(|steps| steps.width(asked.points)).collect();
+    let widths: Vec<i64> = thought
+        .values()
+        .map(|steps| steps.width(asked.points))
+        .collect();
     // Each value is kept (LEFT JOIN), and those beyond what is thought are in the first or the last range.
     let rows = sqlx::query_as!(
         Row,
@@ -259,7 +266,10 @@ async fn count_again(
     let attempts: Vec<i32> = curves.keys().map(|(_, attempt, _)| *attempt).collect();
     let ranks: Vec<i32> = curves.keys().map(|(_, _, rank)| *rank).collect();
     let firsts: Vec<i64> = curves.values().map(|steps| steps.first).collect();
-    let widths: Vec<i64> = curves.values().map(|steps| steps.width(asked.points)).collect();
+    let widths: Vec<i64> = curves
+        .values()
+        .map(|steps| steps.width(asked.points))
+        .collect();
     let distinct: BTreeSet<&String> = names.iter().collect();
     let distinct: Vec<String> = distinct.into_iter().cloned().collect();
     let rows = sqlx::query_as!(

@@ -71,7 +71,10 @@ async fn of_an_array_so_many_become_jobs_as_are_asked_for_and_never_one_twice() 
     assert_eq!(indexes(&mut tx, some).await, every);
     let again = insert_elements(&mut tx, &[(some, 1)]).await.unwrap();
     assert_eq!(again, []);
-    assert_eq!(find_element(&mut tx, none, 1).await.unwrap(), Some(JobId(made_at(&mut tx, none, 1).await)));
+    assert_eq!(
+        find_element(&mut tx, none, 1).await.unwrap(),
+        Some(JobId(made_at(&mut tx, none, 1).await))
+    );
     assert_eq!(find_element(&mut tx, none, 2).await.unwrap(), None);
 }
 
@@ -104,23 +107,30 @@ async fn an_array_that_is_cancelled_and_brought_back_at_any_time_loses_and_doubl
             draw ^= draw << 5;
             match draw % 5 {
                 0 | 1 if !cancelled => {
-                    insert_elements(&mut tx, &[(array, draw % 7)]).await.unwrap();
+                    insert_elements(&mut tx, &[(array, draw % 7)])
+                        .await
+                        .unwrap();
                 }
                 2 if !cancelled => {
                     let open = list_open_elements(&mut tx, array).await.unwrap();
                     if let Some(first) = open.first() {
                         place(&mut tx, first.id, first.attempt, worker.id).await;
                         let key = (first.id, AttemptNumber(first.attempt + 1));
-                        mark_jobs_succeeded(&mut tx, &[success(key, &nothing)], at(2)).await.unwrap();
+                        mark_jobs_succeeded(&mut tx, &[success(key, &nothing)], at(2))
+                            .await
+                            .unwrap();
                         done += 1;
                     }
                 }
                 3 if !cancelled => {
                     mark_elements_dropped(&mut tx, &[array]).await.unwrap();
                     let open = list_open_elements(&mut tx, array).await.unwrap();
-                    let mut all: Vec<(JobId, u32)> = open.iter().map(|head| (head.id, head.attempt)).collect();
+                    let mut all: Vec<(JobId, u32)> =
+                        open.iter().map(|head| (head.id, head.attempt)).collect();
                     all.push((array, 0));
-                    mark_jobs_cancelled(&mut tx, &all, "no", None, "", at(3)).await.unwrap();
+                    mark_jobs_cancelled(&mut tx, &all, "no", None, "", at(3))
+                        .await
+                        .unwrap();
                     cancelled = true;
                     let ends = get_array_ends(&mut tx, array).await.unwrap();
                     assert_eq!((ends.open(), ends.succeeded), (0, done), "seed {seed}");
@@ -130,7 +140,9 @@ async fn an_array_that_is_cancelled_and_brought_back_at_any_time_loses_and_doubl
                 4 if cancelled => {
                     let mut back = list_elements_to_revive(&mut tx, array).await.unwrap();
                     back.push((array, 0));
-                    mark_jobs_revived(&mut tx, &back, "again", "", at(4)).await.unwrap();
+                    mark_jobs_revived(&mut tx, &back, "again", "", at(4))
+                        .await
+                        .unwrap();
                     mark_elements_to_come(&mut tx, &[array]).await.unwrap();
                     cancelled = false;
                 }
@@ -141,12 +153,20 @@ async fn an_array_that_is_cancelled_and_brought_back_at_any_time_loses_and_doubl
             assert_eq!(there, first, "seed {seed}");
             let job = get_job(&mut tx, array).await.unwrap();
             let of = job.elements.unwrap();
-            assert_eq!((of.size(), of.succeeded), (SIZE, done), "seed {seed}: {of:?}");
+            assert_eq!(
+                (of.size(), of.succeeded),
+                (SIZE, done),
+                "seed {seed}: {of:?}"
+            );
             if cancelled {
                 assert_eq!(of.cancelled, SIZE - done, "seed {seed}");
             } else {
                 let left = SIZE - u32::try_from(there.len()).unwrap();
-                assert_eq!((of.cancelled, to_come(&mut tx, array).await), (0, left), "seed {seed}");
+                assert_eq!(
+                    (of.cancelled, to_come(&mut tx, array).await),
+                    (0, left),
+                    "seed {seed}"
+                );
             }
         }
     }

@@ -194,7 +194,13 @@ async fn curves_are_divided_by_their_own_steps_whatever_their_rank_said_first_an
     // Reports in the order of their names' letters: the last one of the rank has step 5.
     store(&mut tx, key, "a-whole", &line(0..900)).await;
     store(&mut tx, key, "b-short", &line(400..440)).await;
-    store(&mut tx, key, "c-back", &[line(500..600), line(200..300)].concat()).await;
+    store(
+        &mut tx,
+        key,
+        "c-back",
+        &[line(500..600), line(200..300)].concat(),
+    )
+    .await;
     store(&mut tx, key, "d-early", &[(5, 1.0)]).await;
     let curve = points(&mut tx, key.job, &first(), 20).await;
     for (name, values, first, last) in [
@@ -204,20 +210,40 @@ async fn curves_are_divided_by_their_own_steps_whatever_their_rank_said_first_an
         ("d-early", 1, 5, 5),
     ] {
         let of: Vec<&Point> = curve.iter().filter(|point| point.name == name).collect();
-        assert_eq!(of.iter().map(|point| point.values).sum::<u64>(), values, "{name}");
-        assert!(of.len() <= 20 && of.len() as u64 >= values.min(10), "{name}: {}", of.len());
-        assert_eq!(of[0].minimum, Some(if name == "d-early" { 1.0 } else { first as f64 }), "{name}");
+        assert_eq!(
+            of.iter().map(|point| point.values).sum::<u64>(),
+            values,
+            "{name}"
+        );
+        assert!(
+            of.len() <= 20 && of.len() as u64 >= values.min(10),
+            "{name}: {}",
+            of.len()
+        );
+        assert_eq!(
+            of[0].minimum,
+            Some(if name == "d-early" { 1.0 } else { first as f64 }),
+            "{name}"
+        );
         if name != "d-early" {
-            let most = of.iter().filter_map(|point| point.maximum).fold(0.0, f64::max);
+            let most = of
+                .iter()
+                .filter_map(|point| point.maximum)
+                .fold(0.0, f64::max);
             assert_eq!(most, last as f64, "{name}");
         }
         assert!(of.is_sorted_by_key(|point| point.step), "{name}");
         // No point stands for much more than its share of the steps.
         let widest = of.iter().map(|point| point.values).max().unwrap();
-        assert!(widest <= (last - first) / 10 + 1, "{name}: {widest} values in one point");
+        assert!(
+            widest <= (last - first) / 10 + 1,
+            "{name}: {widest} values in one point"
+        );
     }
     assert!(curve.is_sorted_by(|a, b| (&a.name, a.step) < (&b.name, b.step)));
     // What is left out is the end.
-    let cut = list_points(&mut tx, key.job, &first(), 20, 7).await.unwrap();
+    let cut = list_points(&mut tx, key.job, &first(), 20, 7)
+        .await
+        .unwrap();
     assert_eq!(cut, curve[..7]);
 }

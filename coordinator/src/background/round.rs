@@ -72,7 +72,11 @@ async fn one(app: &App) -> Result<Option<Duration>> {
     let due = planned.due;
     apply::apply(app, planned).await?;
     // So many have been placed that others are to follow: there may be devices left for them.
-    let is_short = !app.index.open().elements_wanted(app.settings.elements_ahead).is_empty();
+    let is_short = !app
+        .index
+        .open()
+        .elements_wanted(app.settings.elements_ahead)
+        .is_empty();
     Ok(if is_short { Some(Duration::ZERO) } else { due })
 }
 

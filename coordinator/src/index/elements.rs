@@ -9,7 +9,7 @@ use super::Open;
 use crate::scheduler::Pending;
 
 /// Those of one array that are open and known.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Elements {
     pub(super) all: BTreeSet<JobId>,
     /// How many of them run.

@@ -23,10 +23,11 @@ impl Open {
     pub fn holds_any(&self, jobs: &BTreeSet<JobId>) -> bool {
         jobs.iter().any(|job| {
             self.held_by.contains_key(job)
-                || self
-                    .elements
-                    .get(job)
-                    .is_some_and(|of| of.all.iter().any(|element| self.held_by.contains_key(element)))
+                || self.elements.get(job).is_some_and(|of| {
+                    of.all
+                        .iter()
+                        .any(|element| self.held_by.contains_key(element))
+                })
         })
     }
 

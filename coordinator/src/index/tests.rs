@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::draw::Draw;
 
+mod elements;
 mod odd;
 mod times;
 
@@ -51,6 +52,7 @@ fn queued(id: i64) -> OpenJob {
         id: JobId(id),
         pipeline_id: PipelineId(1),
         element: None,
+        to_come: 0,
         is_running: false,
         attempt: 0,
         priority: 0,
@@ -466,6 +468,7 @@ fn what_is_kept_by_changes_is_what_reading_everything_gives() {
         fresh.learn_spec(JobId(1000), spec());
         fresh.replace(&BTreeSet::new(), all.clone());
         assert_eq!(open.queue, fresh.queue, "seed {seed}");
+        assert_eq!(open.elements, fresh.elements, "seed {seed}");
         let differences = open.reconcile(all, all_held, &BTreeSet::new());
         assert_eq!(differences, [] as [String; 0], "seed {seed}");
     }

@@ -12,7 +12,10 @@ const AT_ONCE_MAX: u32 = 10_000;
 
 /// Makes the next elements jobs, of those arrays that have few in line. The round that follows reads them.
 pub async fn line_up_elements(app: &App) -> Result<()> {
-    let mut wanted = app.index.open().elements_wanted(app.settings.elements_ahead);
+    let mut wanted = app
+        .index
+        .open()
+        .elements_wanted(app.settings.elements_ahead);
     let mut left = AT_ONCE_MAX;
     wanted.retain_mut(|(_, count)| {
         *count = (*count).min(left);

@@ -16,7 +16,7 @@ fn tried(queue: &Queue, limits: &Limits) -> Vec<i64> {
     let mut order = Order::new(queue);
     let mut tried = Vec::new();
     while let Some((line, job)) = order.head(&purses) {
-        tried.push(job.0);
+        tried.push(job.job.0);
         purses.charge(line.project, Kind::Gpu, line.shape.devices());
         order.placed(&purses);
     }
@@ -29,7 +29,7 @@ fn left(queue: &Queue, limits: &Limits) -> Vec<i64> {
     let mut order = Order::new(queue);
     let mut left = Vec::new();
     while let Some((_, job)) = order.head(&purses) {
-        left.push(job.0);
+        left.push(job.job.0);
         order.leave(&purses);
     }
     left

@@ -47,6 +47,7 @@ fn open_job(id: i64, sharing: Sharing) -> OpenJob {
         id: JobId(id),
         pipeline_id: PipelineId(1),
         element: None,
+        to_come: 0,
         is_running: false,
         attempt: 0,
         priority: 0,
