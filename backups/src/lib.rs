@@ -47,9 +47,10 @@ pub fn files_name(now: DateTime<Utc>) -> String {
     format!("files-{}.txt", stamp(now))
 }
 
-/// The time as part of a file's name.
+/// The time as part of a file's name. To the millisecond: a second backup within the same second must not write over what the
+/// manifest of the first one names.
 fn stamp(now: DateTime<Utc>) -> String {
-    now.format("%Y%m%dT%H%M%SZ").to_string()
+    now.format("%Y%m%dT%H%M%S%3fZ").to_string()
 }
 
 /// Results and jobs are for nobody but whoever makes the backup.

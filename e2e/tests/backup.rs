@@ -40,17 +40,26 @@ fn holdable(folder: &Path) -> Result<PathBuf> {
         let name = entry?.file_name();
         std::os::unix::fs::symlink(real.join(&name), tools.join(&name))?;
     }
-    let program = tools.join("pg_dump");
-    std::fs::remove_file(&program)?;
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--version*) ;; *)\n\
-         if [ -e '{held}' ]; then head -c 600000 /dev/zero; while [ -e '{held}' ]; do sleep 0.1; done; exit 1; fi;;\n\
-         esac\nexec '{real}/pg_dump' \"$@\"\n",
-        held = held(folder).display(),
-        real = real.display()
-    );
-    std::fs::write(&program, script)?;
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let real = real.display();
+    let scripts = [
+        // A link would lead to the folder of the others.
+        ("postgres", format!("exec '{real}/postgres' \"$@\"")),
+        (
+            "pg_dump",
+            format!(
+                "case \"$*\" in *--version*) ;; *)\n\
+                 if [ -e '{held}' ]; then head -c 600000 /dev/zero; while [ -e '{held}' ]; do sleep 0.1; done; exit 1; fi;;\n\
+                 esac\nexec '{real}/pg_dump' \"$@\"",
+                held = held(folder).display(),
+            ),
+        ),
+    ];
+    for (name, script) in scripts {
+        let program = tools.join(name);
+        std::fs::remove_file(&program)?;
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n"))?;
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    }
     Ok(tools)
 }
 
@@ -182,7 +191,7 @@ async fn what_was_copied_to_the_desk_is_restored_into_an_empty_postgres_and_goes
     cluster
         .submit(
             "later",
-            "[jobs.later]\nkind = \"command\"\nargv = [\"true\"]\n",
+            "name = \"later\"\n[jobs.later]\nkind = \"command\"\nargv = [\"true\"]\n",
             &[],
         )
         .await?;
@@ -274,10 +283,7 @@ fn cut_short(cluster: &TestCluster, copy: &Path, signal: Signal) -> Result<Outpu
 async fn holdable_cluster() -> Result<TestCluster> {
     let env = |folder: &Path| {
         let tools = holdable(folder)?.display().to_string();
-        Ok(vec![(
-            "MARQUEE_COORDINATOR__POSTGRES_BIN".to_owned(),
-            tools,
-        )])
+        Ok(vec![(marquee_postgres::BIN_VARIABLE.to_owned(), tools)])
     };
     TestCluster::start_with(0, env).await
 }
@@ -331,7 +337,7 @@ async fn a_leader_that_dies_in_the_middle_of_a_dump_is_followed_by_the_next_one(
             .env("MARQUEE_COORDINATOR__LISTEN", "127.0.0.1:0")
             .env("MARQUEE_COORDINATOR__TIMING__HEARTBEAT_EVERY_MS", "200")
             .env("MARQUEE_COORDINATOR__TIMING__POLL_EVERY_MS", "200")
-            .envs(tools.map(|tools| ("MARQUEE_COORDINATOR__POSTGRES_BIN", tools)));
+            .envs(tools.map(|tools| (marquee_postgres::BIN_VARIABLE, tools)));
         let mut daemon = Daemon::start(name, &mut command, &at(&format!("{name}.log")))?;
         let address = daemon.listening()?["address"].clone();
         Ok((
@@ -392,7 +398,8 @@ ls -A "$DISK/copy" >"$OUT/before"
 "$MARQUEE" submit --wait "$OUT/big.toml" >&2
 used=$(df -k --output=used "$DISK" | tail -n 1)
 # The file fits, and the dump before it as well; both do not.
-mount -o remount,size=$((used + BIG_KIB + 64))k "$DISK"
+mount -o remount,size=$((used + BIG_KIB + 64))k "$DISK" || exit 1
+df -k "$DISK" >&2
 backup full; check full
 ls -A "$DISK/copy" >"$OUT/after"
 find "$DISK/copy/artifacts" -type f >"$OUT/files"
@@ -436,12 +443,8 @@ async fn a_full_disk_at_the_desk_is_said_and_the_copy_of_before_stands() -> Resu
     let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
     assert_eq!(text("first.code"), "0\n", "{}", text("first.said"));
     let said = text("full.said");
-    assert_eq!(text("full.code"), "1\n", "{said}");
-    for words in [
-        "could not write to",
-        "No space left on device",
-        "can be restored as before",
-    ] {
+    assert_eq!(text("full.code"), "1\n", "{said}{error}");
+    for words in ["No space left on device", "can be restored as before"] {
         assert!(said.contains(words), "{words:?}: {said}");
     }
     assert_eq!(text("full.check"), "0\n", "{said}");

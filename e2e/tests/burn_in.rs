@@ -157,7 +157,8 @@ async fn one_that_passes_brings_the_gpu_back_and_one_that_finds_no_gpu_says_so()
     let log = cluster.log_of(job).await?;
     assert!(log.contains("passed: 64 MiB of memory, "), "{log}");
     // It is offered again.
-    let document = "[jobs.next]\nkind = \"command\"\ndevice = \"gpu\"\nargv = [\"true\"]\n";
+    let document =
+        "name = \"next\"\n[jobs.next]\nkind = \"command\"\ndevice = \"gpu\"\nargv = [\"true\"]\n";
     let next = cluster.submit("next", document, &[]).await?;
     cluster.wait_success(next.jobs[0].id, SOON).await?;
     history_is_clean(&cluster).await

@@ -155,11 +155,7 @@ async fn aside(
         within(length, size.unwrap_or(u64::MAX))?;
         hash.update(chunk);
         received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        // With the place: of several disks one is full.
-        aside.write_all(chunk).map_err(|error| {
-            let text = format!("could not write to {}: {error}", folder.display());
-            std::io::Error::new(error.kind(), text)
-        })
+        aside.write_all(chunk)
     })
     .await?;
     if size.is_some_and(|size| size != length) || Digest::from_hash(&hash.finalize()) != *digest {
