@@ -2,7 +2,7 @@
 //! restore` reads it: a dump of the database, every file that it names by its digest, and a manifest of both.
 //!
 //! Invariant: a folder with a manifest can be restored. The manifest is written last and replaced in one step; what an
-//! earlier one names goes after that ([`tidy`]).
+//! earlier one names goes after that ([`tidy`]), and what a try that came to no manifest left goes with it ([`Taken`]).
 //! Not here: where dump and files come from (the coordinator's `backup`, the command line's `requests::backup`).
 
 mod manifest;
@@ -32,6 +32,9 @@ pub fn path_of(root: &Path, digest: &Digest) -> PathBuf {
     root.join(&digest.as_str()[..2]).join(digest.as_str())
 }
 
+/// How a dump begins and ends its name while it is being written.
+pub const DUMP_PARTIAL: (&str, &str) = ("database-", ".partial");
+
 /// The name of a dump of this moment.
 #[must_use]
 pub fn dump_name(now: DateTime<Utc>, moment: u32) -> String {
@@ -44,9 +47,10 @@ pub fn files_name(now: DateTime<Utc>) -> String {
     format!("files-{}.txt", stamp(now))
 }
 
-/// The time as part of a file's name.
+/// The time as part of a file's name. To the millisecond: a second backup within the same second must not write over what the
+/// manifest of the first one names.
 fn stamp(now: DateTime<Utc>) -> String {
-    now.format("%Y%m%dT%H%M%SZ").to_string()
+    now.format("%Y%m%dT%H%M%S%3fZ").to_string()
 }
 
 /// Results and jobs are for nobody but whoever makes the backup.
@@ -59,12 +63,33 @@ pub fn private_folder(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("could not create {folder:?}"))
 }
 
-/// One backup at a time writes to a folder.
-pub fn take(folder: &Path) -> anyhow::Result<File> {
+/// The right to write to a folder. However a backup ends, what it leaves of a database is the manifest's or goes: each failed
+/// try would otherwise leave a dump more on a disk that is full already.
+#[derive(Debug)]
+pub struct Taken {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // The next one tries it again.
+        let _ = sweep(&self.folder);
+    }
+}
+
+/// One backup at a time writes to a folder. What one that was killed has left there of a database goes.
+pub fn take(folder: &Path) -> anyhow::Result<Taken> {
     let path = folder.join("backup.lock");
     let file = File::create(&path).with_context(|| format!("could not write {path:?}"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            sweep(folder)?;
+            Ok(Taken {
+                folder: folder.to_owned(),
+                _lock: file,
+            })
+        }
         Err(fs::TryLockError::WouldBlock) => {
             bail!("another backup is being written to {folder:?}; wait for it")
         }
@@ -86,16 +111,44 @@ pub fn is_free_for(folder: &Path, cluster: Uuid) -> anyhow::Result<()> {
     }
 }
 
-/// Removes what this manifest does not name: of earlier backups, and of one that was killed.
-pub fn tidy(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder)? {
+/// Removes dumps and lists that the folder's manifest does not name.
+fn sweep(folder: &Path) -> anyhow::Result<()> {
+    let Ok(manifest) = Manifest::find(folder) else {
+        // What it names cannot be told: nothing here may be missed.
+        return Ok(());
+    };
+    let named: Vec<&str> = match &manifest {
+        Some(manifest) => vec![&manifest.dump.file, &manifest.files.file],
+        None => Vec::new(),
+    };
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("could not look into {folder:?}"))?;
+    for entry in entries {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = name.starts_with("database-") || name.starts_with("files-");
-        if is_ours && name != manifest.dump.file && name != manifest.files.file {
-            fs::remove_file(entry.path())?;
+        if is_ours(&name) && !named.contains(&name.as_str()) && entry.file_type()?.is_file() {
+            let path = entry.path();
+            fs::remove_file(&path).with_context(|| format!("could not remove {path:?}"))?;
         }
     }
+    Ok(())
+}
+
+/// Whether a file is called as a backup calls its dumps and lists. The folder may be somebody's, with files of his own.
+fn is_ours(name: &str) -> bool {
+    let between = |begin: &str, end: &str| name.strip_prefix(begin)?.strip_suffix(end);
+    let is_stamp = |text: &str| {
+        let is_part = |byte: u8| byte.is_ascii_digit() || b"TZ-".contains(&byte);
+        !text.is_empty() && text.bytes().all(is_part)
+    };
+    between("database-", ".dump").is_some_and(is_stamp)
+        || between("files-", ".txt").is_some_and(is_stamp)
+        || between(DUMP_PARTIAL.0, DUMP_PARTIAL.1).is_some()
+}
+
+/// Removes what this manifest does not name: of earlier backups, and of one that was killed.
+pub fn tidy(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    sweep(folder)?;
     let named: BTreeSet<String> = manifest
         .files
         .read(folder)?

@@ -241,7 +241,12 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> 
         fs::rename(&aside, &path)?;
         File::open(folder)?.sync_all()
     };
-    write().with_context(|| format!("could not write {path:?}"))
+    let written = write();
+    if written.is_err() {
+        // Of a full disk it would keep what there was left.
+        let _ = fs::remove_file(&aside);
+    }
+    written.with_context(|| format!("could not write {path:?}"))
 }
 
 #[cfg(test)]

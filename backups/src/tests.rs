@@ -52,6 +52,7 @@ fn what_no_manifest_names_goes_and_what_is_not_ours_stays() {
     fs::write(root.join("database-0-3.dump"), "old").unwrap();
     fs::write(root.join("files-0.txt"), "old").unwrap();
     fs::write(root.join("notes.txt"), "mine").unwrap();
+    fs::write(root.join("database-of-films.dump"), "mine").unwrap();
     // A file manager leaves things everywhere; none of it may end a backup.
     fs::write(root.join(ARTIFACTS).join(".DS_Store"), "x").unwrap();
     fs::create_dir_all(root.join(ARTIFACTS).join("ab/folder")).unwrap();
@@ -61,6 +62,7 @@ fn what_no_manifest_names_goes_and_what_is_not_ours_stays() {
     let expected = [
         "artifacts",
         "database-1-1.dump",
+        "database-of-films.dump",
         "files-1.txt",
         "manifest.json",
         "notes.txt",
@@ -89,6 +91,54 @@ fn two_backups_at_once_do_not_write_to_one_folder() {
     drop(lock);
     take(folder.path()).unwrap();
     assert!(take(&folder.path().join("nowhere")).is_err());
+}
+
+#[test]
+fn what_a_try_left_goes_at_its_end_and_after_a_kill_at_the_next_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let leave = || {
+        let name = dump_name(now(), 2);
+        for name in [name.as_str(), "database-Xy3k1a.partial", "files-7.txt"] {
+            fs::write(root.join(name), "of no manifest").unwrap();
+        }
+    };
+    let lock: BTreeSet<String> = ["backup.lock".to_owned()].into();
+    // A first backup that never came to a manifest.
+    let taken = take(root).unwrap();
+    leave();
+    drop(taken);
+    assert_eq!(names(root), lock);
+    // Killed: nobody drops anything.
+    leave();
+    let taken = take(root).unwrap();
+    assert_eq!(names(root), lock);
+    // One that stands keeps what is its own.
+    let manifest = made(root, &[b"one"]);
+    leave();
+    drop(taken);
+    manifest.verify(root).unwrap();
+    assert_eq!(names(root).len(), 5, "{:?}", names(root));
+    // Of a manifest that cannot be read nobody knows what it names.
+    fs::write(root.join("manifest.json"), "{").unwrap();
+    drop(take(root).unwrap());
+    assert!(root.join(&manifest.dump.file).exists());
+}
+
+#[test]
+fn a_manifest_that_cannot_be_written_leaves_nothing_beside_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let manifest = made(root, &[b"one"]);
+    // In the place of the file that is written first there is a folder with something in it.
+    let aside = root.join(".files-2.txt.new");
+    fs::create_dir_all(aside.join("x")).unwrap();
+    Files::write(root, "files-2.txt", std::iter::empty()).unwrap_err();
+    // Written, and then it cannot take the place that it is for.
+    fs::create_dir_all(root.join("files-3.txt/x")).unwrap();
+    Files::write(root, "files-3.txt", std::iter::empty()).unwrap_err();
+    assert!(!root.join(".files-3.txt.new").exists());
+    manifest.verify(root).unwrap();
 }
 
 #[test]

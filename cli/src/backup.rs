@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context as _, anyhow, bail};
 use marquee_backups::{
-    ARTIFACTS, Absent, Dump, Files, Hashed, MOMENTS_MAX, Manifest, dump_name, files_name,
-    is_free_for, path_of, private_folder, tidy,
+    ARTIFACTS, Absent, DUMP_PARTIAL, Dump, Files, Hashed, MOMENTS_MAX, Manifest, dump_name,
+    files_name, is_free_for, path_of, private_folder, tidy,
 };
 use marquee_domain::artifact::Digest;
 use marquee_proto::v1::MomentEnd;
@@ -145,7 +145,7 @@ pub(crate) struct Made {
 /// Makes or renews the backup in `folder`.
 pub(crate) async fn make(remote: &Remote, folder: &Path, progress: &Arc<Progress>) -> Result<Made> {
     private_folder(folder)?;
-    let _lock = marquee_backups::take(folder)?;
+    let _taken = marquee_backups::take(folder)?;
     let (mut copied, mut copied_bytes) = (0, 0);
     let mut before = BTreeSet::new();
     let mut number = 0;
@@ -256,8 +256,8 @@ impl Coming<'_> {
             None => {
                 has_room(&self.moment, folder)?;
                 let aside = tempfile::Builder::new()
-                    .prefix("database-")
-                    .suffix(".partial")
+                    .prefix(DUMP_PARTIAL.0)
+                    .suffix(DUMP_PARTIAL.1)
                     .tempfile_in(folder)
                     .with_context(writing)?;
                 self.dump.insert(Hashed::new(aside))

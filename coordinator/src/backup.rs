@@ -89,7 +89,7 @@ fn place_of(config: &Config) -> Place {
 pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<Backup> {
     let to = std::path::absolute(to)?;
     private_folder(&to)?;
-    let _lock = take(&to)?;
+    let _taken = take(&to)?;
     let source = Source::open(config).await?;
     let made = copy(config, &source.url, &to).await;
     source.close().await;

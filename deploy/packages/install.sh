@@ -75,6 +75,10 @@ for what in "$@"; do
         mkdir -p "$prefix/share/man/man1" "$prefix/share/bash-completion/completions"
         cp "$here"/man/*.1 "$prefix/share/man/man1/"
         cp "$here/completions/marquee.bash" "$prefix/share/bash-completion/completions/marquee"
+        # The pages that its error messages name.
+        mkdir -p "$prefix/share/doc/marquee/errors"
+        cp "$here"/docs/*.md "$prefix/share/doc/marquee/"
+        cp "$here"/docs/errors/*.md "$prefix/share/doc/marquee/errors/"
         ;;
     esac
 done

@@ -22,6 +22,8 @@ const ONLINE_DEADLINE: Duration = Duration::from_secs(60);
 pub struct TestCluster {
     bin: PathBuf,
     folder: TempDir,
+    /// What the coordinator has in its environment beside its settings.
+    env: Vec<(String, String)>,
     coordinator: Daemon,
     address: String,
     workers: Vec<Worker>,
@@ -41,7 +43,15 @@ impl TestCluster {
     /// Starts a coordinator and `workers` workers of one CPU device with one thread each, and waits
     /// until all are online.
     pub async fn start(workers: usize) -> Result<Self> {
-        Self::start_in(new_folder()?, workers).await
+        Self::start_in(new_folder()?, workers, |_| Ok(Vec::new())).await
+    }
+
+    /// The same, its coordinator with more in its environment, which may be about the cluster's folder.
+    pub async fn start_with(
+        workers: usize,
+        env: impl FnOnce(&Path) -> Result<Vec<(String, String)>>,
+    ) -> Result<Self> {
+        Self::start_in(new_folder()?, workers, env).await
     }
 
     /// The same with a key for secrets.
@@ -53,15 +63,21 @@ impl TestCluster {
         let file = secrets_key(folder.path());
         std::fs::write(&file, key.stdout)?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
-        Self::start_in(folder, workers).await
+        Self::start_in(folder, workers, |_| Ok(Vec::new())).await
     }
 
-    async fn start_in(folder: TempDir, workers: usize) -> Result<Self> {
+    async fn start_in(
+        folder: TempDir,
+        workers: usize,
+        env: impl FnOnce(&Path) -> Result<Vec<(String, String)>>,
+    ) -> Result<Self> {
         let bin = bin_dir()?;
-        let (coordinator, address) = start_coordinator(&bin, folder.path(), "127.0.0.1:0")?;
+        let env = env(folder.path())?;
+        let (coordinator, address) = start_coordinator(&bin, folder.path(), "127.0.0.1:0", &env)?;
         let mut cluster = Self {
             bin,
             folder,
+            env,
             coordinator,
             address,
             workers: Vec::new(),
@@ -137,7 +153,7 @@ impl TestCluster {
     /// Starts the coordinator again, on its folder and address.
     pub fn restart_coordinator(&mut self) -> Result<()> {
         let (coordinator, address) =
-            start_coordinator(&self.bin, self.folder.path(), &self.address)?;
+            start_coordinator(&self.bin, self.folder.path(), &self.address, &self.env)?;
         self.coordinator = coordinator;
         self.address = address;
         Ok(())
@@ -195,6 +211,12 @@ impl TestCluster {
         self.cli_command(arguments)
             .output()
             .context("running marquee")
+    }
+
+    /// Where its programs are.
+    #[must_use]
+    pub fn bin(&self) -> &Path {
+        &self.bin
     }
 
     /// The CLI against this cluster, not started yet.
@@ -268,9 +290,15 @@ fn secrets_key(folder: &Path) -> PathBuf {
     folder.join("secrets.key")
 }
 
-fn start_coordinator(bin: &Path, folder: &Path, listen: &str) -> Result<(Daemon, String)> {
+fn start_coordinator(
+    bin: &Path,
+    folder: &Path,
+    listen: &str,
+    env: &[(String, String)],
+) -> Result<(Daemon, String)> {
     let mut command = Command::new(bin.join("marquee-coordinator"));
     command
+        .envs(env.iter().cloned())
         .env("MARQUEE_COORDINATOR__DATA_DIR", folder.join("coordinator"))
         .env("MARQUEE_COORDINATOR__LISTEN", listen);
     if secrets_key(folder).exists() {

@@ -3,6 +3,8 @@
 //!
 //! Without a coordinator: `cli/tests/alone.rs`.
 
+#[path = "cli/admin.rs"]
+mod admin;
 #[path = "../../cli/tests/pty/mod.rs"]
 mod pty;
 #[path = "cli/users.rs"]

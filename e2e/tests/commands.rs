@@ -62,7 +62,7 @@ count 2
 ";
 
 /// The environment in which a worker finds these GPUs through the library that it asks on every host.
-fn driver_of(answers: &str, folder: &Path) -> Result<Vec<(String, String)>> {
+pub(crate) fn driver_of(answers: &str, folder: &Path) -> Result<Vec<(String, String)>> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/tests/nvml/nvml.c");
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-o"])

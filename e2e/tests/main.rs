@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod backup;
 mod bench;
+mod burn_in;
 mod chaos;
 mod cli;
 mod commands;

@@ -18,16 +18,16 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 const SOON: Duration = Duration::from_secs(40);
 
 /// A coordinator with an authority of its own, and the folder of its workers.
-struct Head {
+pub(crate) struct Head {
     bin: PathBuf,
     folder: tempfile::TempDir,
-    address: String,
+    pub(crate) address: String,
     _coordinator: Daemon,
 }
 
 impl Head {
-    fn start() -> Self {
-        let bin = bin_dir_with(&["marquee-coordinator", "marquee-worker"]).unwrap();
+    pub(crate) fn start() -> Self {
+        let bin = bin_dir_with(&["marquee", "marquee-coordinator", "marquee-worker"]).unwrap();
         let folder = tempfile::Builder::new().prefix("mqt").tempdir().unwrap();
         let data = folder.path().join("head");
         let command = |words: &[&str]| {
@@ -48,7 +48,7 @@ impl Head {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -64,6 +64,27 @@ impl Head {
         file
     }
 
+    /// The command line, as whoever runs the coordinator uses it on its host.
+    pub(crate) fn cli(&self) -> Command {
+        let context = self.path("context.toml");
+        if !context.exists() {
+            // A copy, as a person has one: `ca save` writes to it.
+            std::fs::copy(self.path("head/tls/ca.pem"), self.path("believed.pem")).unwrap();
+            let text = format!(
+                "addr = \"https://{}\"\n[tls]\nca = \"believed.pem\"\ndomain = \"{COORDINATOR_NAME}\"\n",
+                self.address
+            );
+            std::fs::write(&context, text).unwrap();
+        }
+        let mut command = Command::new(self.bin.join("marquee"));
+        command
+            .env("MARQUEE_CONTEXT", context)
+            .env("NO_COLOR", "1")
+            .env_remove("MARQUEE_ADDR")
+            .env_remove("MARQUEE_TOKEN");
+        command
+    }
+
     fn worker(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join("marquee-worker"));
         for (variable, _) in std::env::vars_os() {
@@ -76,7 +97,7 @@ impl Head {
         command
     }
 
-    fn join(&self, name: &str, address: &str, token: &Path) -> Output {
+    pub(crate) fn join(&self, name: &str, address: &str, token: &Path) -> Output {
         let mut command = self.worker(name);
         command
             .args(["join", address, "--name", name, "--token-file"])
@@ -84,7 +105,7 @@ impl Head {
         command.output().unwrap()
     }
 
-    fn start_worker(&self, name: &str) -> Daemon {
+    pub(crate) fn start_worker(&self, name: &str) -> Daemon {
         let log = self.path(&format!("{name}.log"));
         Daemon::start(name, &mut self.worker(name), &log).unwrap()
     }
@@ -137,7 +158,7 @@ impl Head {
         online.map(|worker| worker.name).collect()
     }
 
-    async fn online_is(&self, names: &[&str]) {
+    pub(crate) async fn online_is(&self, names: &[&str]) {
         let deadline = Instant::now() + SOON;
         loop {
             let online = self.online().await;

@@ -9,7 +9,10 @@ mod worker;
 
 use std::io::{BufRead as _, IsTerminal as _};
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use marquee_view::{Page, View};
+use serde_json::Value;
 
 use super::{audit, coordinators, project};
 use crate::error::{CliError, Result};
@@ -59,6 +62,22 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Command::Audit(args) => audit::run(args, session).await,
         Command::Status(args) => coordinators::run(args, session).await,
         Command::Backup(args) => backup::run(args, session).await,
+    }
+}
+
+/// What would be made, for programs: stdout has one document whatever is tried. People are told on stderr, so that what they
+/// pipe on stays empty.
+struct Would(Value);
+
+impl View for Would {
+    fn page(&self, _page: &mut Page, _now: DateTime<Utc>) {}
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        self.0.clone()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 

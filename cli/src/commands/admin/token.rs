@@ -7,9 +7,9 @@ use clap::Subcommand;
 use marquee_proto::v1;
 use marquee_view::users::{Tokens, token_json};
 use marquee_view::{Page, View, units};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{confirm, must_be_shown};
+use super::{Would, confirm, must_be_shown};
 use crate::bearer::Bearer;
 use crate::commands::drain::{When, parse_when};
 use crate::error::Result;
@@ -125,12 +125,17 @@ async fn create(args: Create, session: &Session) -> Result<()> {
         note: args.note,
     };
     if args.dry_run {
-        say!(
-            "would be made: a token of {}, until {}",
-            request.user,
-            units::rfc3339(now + ttl)
-        );
-        return Ok(());
+        let until = units::rfc3339(now + ttl);
+        if session.output.is_for_people() {
+            say!("would be made: a token of {}, until {until}", request.user);
+        }
+        let would = json!({
+            "dry_run": true,
+            "user": request.user,
+            "note": request.note,
+            "expires_at": until,
+        });
+        return Ok(session.output.show(&Would(would), now)?);
     }
     let place = match &args.out {
         // Before the token is made. One that could not be written down would be valid for months

@@ -3,8 +3,9 @@
 use clap::Subcommand;
 use marquee_proto::v1;
 use marquee_view::trust::{JoinTokens, Members, NewJoinToken};
+use serde_json::json;
 
-use super::{confirm, must_be_shown};
+use super::{Would, confirm, must_be_shown};
 use crate::clock;
 use crate::commands::drain::{When, parse_when};
 use crate::error::{CliError, Result};
@@ -186,8 +187,16 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
                     "" => format!("{uses} new worker(s)"),
                     name => format!("worker {name}"),
                 };
-                say!("would be made: a join token for {whom}, good for {ttl} s");
-                return Ok(());
+                if session.output.is_for_people() {
+                    say!("would be made: a join token for {whom}, good for {ttl} s");
+                }
+                let would = json!({
+                    "dry_run": true,
+                    "name": (!name.is_empty()).then_some(&name),
+                    "uses": uses,
+                    "ttl_s": ttl,
+                });
+                return Ok(session.output.show(&Would(would), clock::now())?);
             }
             // Before it is made: its text is in this answer alone, and where that is not shown
             // nobody has it.

@@ -1,5 +1,5 @@
 //! Every command of `marquee admin` by its request: what it asks for, and that a trial asks for nothing that changes
-//! anything. What they answer in JSON, on a real coordinator, is tried by the end-to-end tests (`e2e/tests/cli/users.rs`).
+//! anything. What they answer in JSON, on a real coordinator, is tried by the end-to-end tests (`e2e/tests/cli/admin.rs`).
 
 use std::collections::BTreeSet;
 
