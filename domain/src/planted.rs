@@ -5,7 +5,8 @@
 pub const NAMES: [&str; 15] = [
     // No hold-off of one lease after a start, an outage of Postgres or a pause.
     "verdict-at-once",
-    // A worker takes an assignment that it holds already as a new one.
+    // A rank is given again with each look at it until its worker is heard to hold it, and the worker takes it as a new
+    // one each time. Neither does harm without the other: two guards, and both are gone.
     "assignment-taken-twice",
     // A rank whose attempt has ended or was replaced is not stopped: a gang's survivors live on.
     "old-attempts-kept",

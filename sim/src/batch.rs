@@ -73,6 +73,8 @@ pub struct Report {
     /// Connections to Postgres, and processes of it that served them.
     pub connections: (u64, u64),
     pub jobs: usize,
+    /// Elements of arrays that were cancelled before they became jobs.
+    pub dropped: i64,
     pub attempts: usize,
     pub losses: usize,
     /// How often each kind of fault came.
@@ -187,6 +189,12 @@ fn report(seed: u64, outcome: &Outcome) -> Report {
         lock_waits: outcome.lock_waits,
         connections: outcome.connections,
         jobs: outcome.history.jobs.len(),
+        dropped: outcome
+            .history
+            .arrays
+            .iter()
+            .map(|array| array.dropped)
+            .sum(),
         attempts: outcome.history.attempts.len(),
         // The coordinator's own words in its log (background/leases.rs), which `check::losses` goes
         // by as well.
@@ -227,6 +235,7 @@ pub struct Tally {
     pub lock_waits: u64,
     pub connections: (u64, u64),
     pub jobs: usize,
+    pub dropped: i64,
     pub attempts: usize,
     pub losses: usize,
     pub faults: BTreeMap<String, u32>,
@@ -241,6 +250,7 @@ impl Tally {
         self.connections.0 += report.connections.0;
         self.connections.1 += report.connections.1;
         self.jobs += report.jobs;
+        self.dropped += report.dropped;
         self.attempts += report.attempts;
         self.losses += report.losses;
         for (kind, count) in &report.faults {
@@ -385,6 +395,7 @@ impl Running {
             lock_waits: 0,
             connections: (0, 0),
             jobs: 0,
+            dropped: 0,
             attempts: 0,
             losses: 0,
             faults: BTreeMap::new(),

@@ -9,7 +9,7 @@ use marquee_domain::resources::Device;
 
 use crate::clients::Told;
 use crate::faults::Planned;
-use crate::history::{History, Job, Pipeline};
+use crate::history::{Array, History, Job, Pipeline};
 use crate::processes::{Ended, Life};
 
 /// A worker that was cut off takes so long to be heard again at most: until it notices, and until its next try comes
@@ -33,6 +33,7 @@ pub fn check(history: &History, at_rest: bool) -> Vec<String> {
     wrong.extend(reports(history));
     wrong.extend(cancels(history));
     wrong.extend(order(history));
+    wrong.extend(arrays(history));
     if !at_rest {
         wrong.extend(unrest(history));
     }
@@ -77,7 +78,12 @@ fn acknowledged(history: &History) -> Vec<String> {
                     .jobs
                     .values()
                     .filter(|job| job.pipeline_id == *pipeline);
-                let there = jobs.count() as u64;
+                // Elements of arrays are counted from the outset, and become jobs later.
+                let no_jobs = history.arrays.iter().filter_map(|array| {
+                    let of_pipeline = history.jobs.get(&array.job_id)?.pipeline_id == *pipeline;
+                    of_pipeline.then_some(array.to_come + array.dropped)
+                });
+                let there = jobs.count() as u64 + no_jobs.sum::<i64>().unsigned_abs();
                 if there != *count {
                     wrong.push(format!(
                         "{request} makes {count} jobs, and {there} are there"
@@ -333,7 +339,14 @@ fn cancels(history: &History) -> Vec<String> {
             continue;
         };
         let is_back = brought_back(history, row);
-        if !is_back && !matches!(row.state.as_str(), "cancelled" | "succeeded") {
+        // An array fails with the failure that is one too many, and stays so when what goes on of it is cancelled.
+        let has_failed = row.state == "failed"
+            && history
+                .jobs
+                .values()
+                .any(|job| job.array_job_id == Some(row.id) && job.state == "failed");
+        let has_ended = has_failed || matches!(row.state.as_str(), "cancelled" | "succeeded");
+        if !is_back && !has_ended {
             wrong.push(format!(
                 "the cancel of job {job} was acknowledged, and it is {}",
                 row.state
@@ -410,6 +423,51 @@ fn order(history: &History) -> Vec<String> {
     wrong
 }
 
+/// The elements of an array that are jobs are its first ones, each once; the others are to come, or were cancelled with
+/// it. What its row says of how they ended is how they ended.
+fn arrays(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for array in &history.arrays {
+        let Array {
+            job_id: id,
+            size,
+            to_come,
+            dropped,
+            ..
+        } = array;
+        let of_array = |job: &&Job| job.array_job_id == Some(*id);
+        let elements: Vec<&Job> = history.jobs.values().filter(of_array).collect();
+        let mut indexes: Vec<i64> = elements.iter().filter_map(|job| job.array_index).collect();
+        indexes.sort_unstable();
+        let first: Vec<i64> = (0..size - to_come - dropped).collect();
+        if indexes != first {
+            wrong.push(format!(
+                "array {id} has {size} elements, of which {to_come} are to come and {dropped} were dropped, and jobs of \
+                 its own are {indexes:?}"
+            ));
+        }
+        let ended = |state: &str| elements.iter().filter(|job| job.state == state).count() as i64;
+        let counted = [array.succeeded, array.failed, array.cancelled];
+        let found = [
+            ended("succeeded"),
+            ended("failed"),
+            ended("cancelled") + dropped,
+        ];
+        if counted != found {
+            wrong.push(format!(
+                "array {id} counts {counted:?} elements that succeeded, failed and were cancelled, and there are {found:?}"
+            ));
+        }
+        let state = history.jobs.get(id).map(|job| job.state.as_str());
+        if *dropped > 0 && !matches!(state, Some("cancelled" | "failed")) {
+            wrong.push(format!(
+                "array {id} is {state:?}, and {dropped} of its elements were cancelled before they became jobs"
+            ));
+        }
+    }
+    wrong
+}
+
 /// What kept a world from coming to rest.
 fn unrest(history: &History) -> Vec<String> {
     let open = |state: &str| matches!(state, "waiting" | "queued" | "running");
@@ -422,6 +480,13 @@ fn unrest(history: &History) -> Vec<String> {
             )
         })
         .collect();
+    let to_come = history.arrays.iter().filter(|array| array.to_come > 0);
+    wrong.extend(to_come.map(|array| {
+        format!(
+            "{} elements of array {} never became jobs",
+            array.to_come, array.job_id
+        )
+    }));
     if wrong.is_empty() {
         wrong
             .push("no job is open, and yet a worker holds a rank or a client has no answer".into());

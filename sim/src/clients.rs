@@ -25,6 +25,10 @@ const ASK_EVERY: Duration = Duration::from_millis(400);
 /// Requests come within this time.
 const BUSY_MS: u64 = 14_000;
 
+/// Elements of an array: as many as become jobs at once, and more than that.
+const ELEMENTS_FEW: u64 = 4;
+const ELEMENTS_MANY: u64 = 9;
+
 /// Worlds in a hundred in which somebody empties a worker, and has it take jobs again.
 const DRAINED: u64 = 30;
 
@@ -226,10 +230,16 @@ fn document(draw: &mut Draw, number: u64) -> (String, u64, usize) {
         2 => (json!({ "gang": job(2) }), 1),
         3 => {
             let mut many = job(1);
-            many["array"] = json!(4);
+            // Every second one has more elements than there are devices: some of it are no jobs for a while.
+            let elements = if number % 2 == 0 {
+                ELEMENTS_MANY
+            } else {
+                ELEMENTS_FEW
+            };
+            many["array"] = json!(elements);
             let mut after = job(1);
             after["needs"] = json!(["many"]);
-            (json!({ "many": many, "after": after }), 6)
+            (json!({ "many": many, "after": after }), elements + 2)
         }
         _ => {
             let mut gang = job(3);

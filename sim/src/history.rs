@@ -23,6 +23,7 @@ pub struct History {
     pub wrong: Vec<String>,
     pub pipelines: Vec<Pipeline>,
     pub jobs: BTreeMap<i64, Job>,
+    pub arrays: Vec<Array>,
     pub needs: Vec<Need>,
     pub attempts: Vec<Attempt>,
     pub ranks: Vec<RankRow>,
@@ -46,9 +47,23 @@ pub struct Job {
     pub id: i64,
     pub pipeline_id: i64,
     pub array_job_id: Option<i64>,
+    pub array_index: Option<i64>,
     pub array_size: Option<i64>,
     pub state: String,
     pub attempt: u32,
+}
+
+/// A row of `arrays`: how far its elements are, those among them that are no jobs.
+#[derive(Debug, Deserialize)]
+pub struct Array {
+    pub job_id: i64,
+    pub size: i64,
+    pub succeeded: i64,
+    pub failed: i64,
+    pub cancelled: i64,
+    /// Elements that are to become jobs, and those that were cancelled before they did.
+    pub to_come: i64,
+    pub dropped: i64,
 }
 
 /// A row of `job_needs`.
@@ -109,7 +124,8 @@ impl History {
     ) -> anyhow::Result<Self> {
         let rows = Rows(backends);
         let jobs: Vec<Job> = rows.of(
-            "SELECT id, pipeline_id, array_job_id, array_size, state, attempt FROM job_states ORDER BY id",
+            "SELECT id, pipeline_id, array_job_id, array_index, array_size, state, attempt
+             FROM job_states ORDER BY id",
         )?;
         let mut lines: BTreeMap<_, Vec<String>> = BTreeMap::new();
         let stored: Vec<LineRow> = rows.of(
@@ -139,6 +155,10 @@ impl History {
             wrong: [processes.wrong(), audit::findings(&place.url())?].concat(),
             pipelines: rows.of("SELECT id, name, request_id FROM pipelines ORDER BY id")?,
             jobs: jobs.into_iter().map(|job| (job.id, job)).collect(),
+            arrays: rows.of(
+                "SELECT job_id, size, succeeded, failed, cancelled, to_come, dropped FROM arrays
+                 ORDER BY job_id",
+            )?,
             needs: rows.of("SELECT job_id, needs_job_id FROM job_needs ORDER BY 1, 2")?,
             attempts: rows
                 .of("SELECT job_id, number, state FROM attempts ORDER BY job_id, number")?,

@@ -242,12 +242,13 @@ fn summary(tally: &Tally, took: Duration) -> String {
         .map(|(kind, count)| format!("{kind} {count}"))
         .collect();
     format!(
-        "{} worlds, {} wrong; {} s of them in {} s; {} jobs, {} attempts, {} workers lost; {} statements, {} waits for a lock, {} connections over {} processes of Postgres\nfaults: {}",
+        "{} worlds, {} wrong; {} s of them in {} s; {} jobs, {} elements dropped before they were any, {} attempts, {} workers lost; {} statements, {} waits for a lock, {} connections over {} processes of Postgres\nfaults: {}",
         tally.worlds,
         tally.wrong.len(),
         tally.virtual_ms / 1_000,
         took.as_secs(),
         tally.jobs,
+        tally.dropped,
         tally.attempts,
         tally.losses,
         tally.requests,

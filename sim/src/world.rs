@@ -251,7 +251,9 @@ impl World<'_> {
     /// No job is open, nobody holds a rank, and nothing runs.
     fn is_at_rest(&mut self) -> anyhow::Result<bool> {
         // A device may be free a heartbeat after its worker has forgotten the rank.
-        let open = "SELECT (SELECT count(*) FROM open_jobs) + (SELECT count(*) FROM held_ranks)";
+        // An array that has failed is open no more, and yet its elements go on, those that are to come too.
+        let open = "SELECT (SELECT count(*) FROM open_jobs) + (SELECT count(*) FROM held_ranks)
+                         + (SELECT count(*) FROM arrays WHERE to_come > 0)";
         if self.backends.ask(open)? != ["0"] {
             return Ok(false);
         }

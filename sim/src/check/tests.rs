@@ -26,6 +26,7 @@ fn job(id: i64) -> Job {
         id,
         pipeline_id: 1,
         array_job_id: None,
+        array_index: None,
         array_size: None,
         state: "succeeded".into(),
         attempt: 1,
@@ -79,6 +80,7 @@ fn right() -> History {
             request_id: "request-0".into(),
         }],
         jobs: BTreeMap::from([(1, job(1)), (2, job(2))]),
+        arrays: Vec::new(),
         needs: vec![Need {
             job_id: 2,
             needs_job_id: 1,
@@ -125,6 +127,89 @@ fn what_was_acknowledged_is_there_once() {
     );
     let fewer = broken(|h| drop(h.jobs.remove(&2)));
     assert!(has(&fewer, "makes 2 jobs, and 1 are there"), "{fewer:?}");
+}
+
+/// Cancelled jobs: an array of four, of which two elements were jobs by then.
+fn cancelled_array() -> History {
+    let element = |id: i64| Job {
+        array_job_id: (id > 1).then_some(1),
+        array_index: (id > 1).then_some(id - 2),
+        array_size: (id == 1).then_some(4),
+        state: "cancelled".into(),
+        attempt: 0,
+        ..job(id)
+    };
+    let right = right();
+    History {
+        told: vec![Told::Submitted {
+            request: "request-0".into(),
+            pipeline: 1,
+            jobs: vec![1],
+            count: 5,
+        }],
+        jobs: (1..=3).map(|id| (id, element(id))).collect(),
+        arrays: vec![Array {
+            job_id: 1,
+            size: 4,
+            succeeded: 0,
+            failed: 0,
+            cancelled: 4,
+            to_come: 0,
+            dropped: 2,
+        }],
+        lives: Vec::new(),
+        lines: BTreeMap::new(),
+        needs: Vec::new(),
+        attempts: Vec::new(),
+        ranks: Vec::new(),
+        artifacts: Vec::new(),
+        ..right
+    }
+}
+
+#[test]
+fn the_elements_of_an_array_are_jobs_or_to_come_or_dropped_each_once() {
+    let broken = |change: fn(&mut History)| {
+        let mut history = cancelled_array();
+        change(&mut history);
+        check(&history, true)
+    };
+    assert_eq!(broken(|_| ()), Vec::<String>::new());
+    let forgotten = broken(|h| h.arrays[0].dropped = 1);
+    assert!(
+        has(&forgotten, "makes 5 jobs, and 4 are there"),
+        "{forgotten:?}"
+    );
+    assert!(
+        has(&forgotten, "jobs of its own are [0, 1]"),
+        "{forgotten:?}"
+    );
+    let twice = broken(|h| h.jobs.get_mut(&3).unwrap().array_index = Some(0));
+    assert!(has(&twice, "jobs of its own are [0, 0]"), "{twice:?}");
+    let miscounted = broken(|h| h.arrays[0].cancelled = 3);
+    assert!(
+        has(&miscounted, "counts [0, 0, 3]") && has(&miscounted, "there are [0, 0, 4]"),
+        "{miscounted:?}"
+    );
+    let dropped = broken(|h| h.jobs.get_mut(&1).unwrap().state = "succeeded".into());
+    assert!(
+        has(&dropped, "were cancelled before they became jobs"),
+        "{dropped:?}"
+    );
+    let cancelled_after_it_failed = |h: &mut History| {
+        h.told.push(Told::Cancelled { job: 1, at_ms: 1 });
+        h.jobs.get_mut(&1).unwrap().state = "failed".into();
+        h.jobs.get_mut(&2).unwrap().state = "failed".into();
+        (h.arrays[0].failed, h.arrays[0].cancelled) = (1, 3);
+    };
+    assert_eq!(broken(cancelled_after_it_failed), Vec::<String>::new());
+    let mut history = cancelled_array();
+    (history.arrays[0].dropped, history.arrays[0].to_come) = (0, 2);
+    let unrest = check(&history, false);
+    assert!(
+        has(&unrest, "2 elements of array 1 never became jobs"),
+        "{unrest:?}"
+    );
 }
 
 #[test]

@@ -85,6 +85,11 @@ impl Session {
         self.forget_given();
         for (key, action) in decide(&rows, &self.held, occasion) {
             match action {
+                // Either guard is enough, this one or the worker's own (`Supervisor::assign`): the bug takes both away.
+                #[cfg(feature = "planted")]
+                Action::Assign if marquee_domain::planted::is("assignment-taken-twice") => {
+                    assigned.push(key);
+                }
                 // The list may be older than the assignment, by which the worker may start it yet. A second one might
                 // come when it has done its work and forgotten it.
                 Action::Gone | Action::Assign if self.given.contains_key(&key) => {}
