@@ -231,7 +231,7 @@ fn document(draw: &mut Draw, number: u64) -> (String, u64, usize) {
         3 => {
             let mut many = job(1);
             // Every second one has more elements than there are devices: some of it are no jobs for a while.
-            let elements = if number % 2 == 0 {
+            let elements = if number.is_multiple_of(2) {
                 ELEMENTS_MANY
             } else {
                 ELEMENTS_FEW
