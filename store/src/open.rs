@@ -37,7 +37,7 @@ pub struct OpenJob {
     pub pipeline_id: PipelineId,
     /// Of an element: its array and its place in it.
     pub element: Option<(JobId, u32)>,
-    /// Of an element: how many of its array are no jobs yet.
+    /// Of an element: how many of its array are no jobs yet and could stand in line.
     pub to_come: u32,
     pub is_running: bool,
     /// Number of the newest attempt, 0 before the first.
@@ -76,7 +76,8 @@ pub async fn list_open_jobs(
                   j.priority, j.step_digest, j.spec, o.started_at,
                   COALESCE(o.held_by, y.held_by) AS held_by, COALESCE(o.held_at, y.held_at) AS held_at,
                   o.interruption IS NOT NULL OR o.cancel_requested AS "is_leaving!", o.preempted,
-                  o.preempted_on, o.idle_since, COALESCE(n.to_come, 0) AS "to_come!"
+                  o.preempted_on, o.idle_since, -- While something that its array needs is made again, what is to come waits for that.
+                  CASE WHEN y.needs_left > 0 THEN 0 ELSE COALESCE(n.to_come, 0) END AS "to_come!"
            FROM open_jobs o JOIN jobs j ON j.id = o.job_id
            LEFT JOIN open_jobs y ON y.job_id = o.array_job_id
            LEFT JOIN arrays n ON n.job_id = o.array_job_id

@@ -10,7 +10,7 @@ use marquee_store::elements::{
     find_element, insert_elements, list_to_come, mark_elements_dropped, mark_elements_to_come,
 };
 use marquee_store::jobs::{JobFilter, NewJob, get_job, insert_jobs, list_jobs};
-use marquee_store::open::Which;
+use marquee_store::open::{Which, list_open_jobs};
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{
     get_array_ends, list_elements_to_revive, list_open_elements, mark_jobs_cancelled,
@@ -169,5 +169,29 @@ async fn an_array_that_is_cancelled_and_brought_back_at_any_time_loses_and_doubl
                 );
             }
         }
+    }
+}
+
+/// What an array needs may be made again while elements of it run: then nothing further stands in line.
+#[tokio::test]
+async fn what_is_to_come_waits_while_something_that_the_array_needs_is_made_again() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let worker = hello(1, "w1");
+    mark_worker_online(&mut tx, &worker, at(0)).await.unwrap();
+    let array = array(&mut tx, "request", 2).await;
+    let first = list_open_elements(&mut tx, array).await.unwrap()[0].id;
+    place(&mut tx, first, 0, worker.id).await;
+    let said = async |tx: &mut Tx| -> Vec<u32> {
+        let jobs = list_open_jobs(tx, Which::All).await.unwrap();
+        let jobs = jobs.into_iter().map(|job| job.unwrap().to_come);
+        jobs.collect()
+    };
+    assert_eq!(said(&mut tx).await, [SIZE - 2; 2]);
+    for (needs_left, expected) in [(1, 0), (0, SIZE - 2)] {
+        let set = format!("UPDATE open_jobs SET needs_left = {needs_left} WHERE job_id = {array}");
+        database.execute(&set).await;
+        assert_eq!(said(&mut tx).await, [expected; 2]);
+        assert_eq!(to_come(&mut tx, array).await, expected);
     }
 }
