@@ -101,8 +101,8 @@ pub async fn list_points(
     let asked = Asked::new(job, which, points)?;
     let thought = find_steps(conn, &asked).await?;
     let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = count(conn, &asked, &thought, rows_max).await?;
-    let mut again = badly_divided(&rows, &thought, points);
+    let mut rows = count(conn, &asked, thought, rows_max).await?;
+    let mut again = badly_divided(&rows, thought, points);
     if rows.len() >= limit
         && let Some(last) = rows.last()
         && let Some(steps) = again.get_mut(&last.curve())
@@ -121,11 +121,7 @@ pub async fn list_points(
 
 /// The curves of which the pass has shown that their values lie elsewhere than was thought: beyond it, or in so small a
 /// part of it that they have few points for their values.
-fn badly_divided(
-    rows: &[Row],
-    thought: &BTreeMap<(i32, i32), Steps>,
-    points: u32,
-) -> BTreeMap<Curve, Steps> {
+fn badly_divided(rows: &[Row], thought: Option<Steps>, points: u32) -> BTreeMap<Curve, Steps> {
     let mut curves: BTreeMap<Curve, (Steps, u32, i64)> = BTreeMap::new();
     for row in rows {
         let new = Steps {
@@ -138,14 +134,10 @@ fn badly_divided(
         *count += 1;
         *values += row.values;
     }
-    let bad = curves
-        .into_iter()
-        .filter(|((_, attempt, rank), (steps, count, values))| {
-            let is_coarse = *count < points / 2 && i64::from(*count) < *values;
-            thought
-                .get(&(*attempt, *rank))
-                .is_none_or(|thought| !thought.holds(*steps) || is_coarse && thought != steps)
-        });
+    let bad = curves.into_iter().filter(|(_, (steps, count, values))| {
+        let is_coarse = *count < points / 2 && i64::from(*count) < *values;
+        thought.is_none_or(|thought| !thought.holds(*steps) || is_coarse && thought != *steps)
+    });
     bad.map(|(curve, (steps, _, _))| (curve, steps)).collect()
 }
 
@@ -182,32 +174,30 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Between which steps the values of each rank are thought to be: the steps of its first and its last report.
-async fn find_steps(conn: &mut Conn, asked: &Asked<'_>) -> Result<BTreeMap<(i32, i32), Steps>> {
-    let rows = sqlx::query!(
-        r#"SELECT r.attempt, r.rank, f.step AS "first!", l.step AS "last!"
-           FROM attempt_ranks r
-           CROSS JOIN LATERAL (
-               SELECT m.step FROM metrics m WHERE m.job_id = r.job_id AND m.attempt = r.attempt AND m.rank = r.rank
-               ORDER BY m.sequence LIMIT 1) f
-           CROSS JOIN LATERAL (
-               SELECT m.step FROM metrics m WHERE m.job_id = r.job_id AND m.attempt = r.attempt AND m.rank = r.rank
-               ORDER BY m.sequence DESC LIMIT 1) l
-           WHERE r.job_id = $1 AND r.attempt = ANY ($2) AND ($3::int IS NULL OR r.rank = $3)"#,
+/// Between which steps the values are thought to be: the steps of the first and the last report of each rank. One range
+/// for all: to look up another one for each value would cost a third of the pass.
+async fn find_steps(conn: &mut Conn, asked: &Asked<'_>) -> Result<Option<Steps>> {
+    let row = sqlx::query!(
+        "SELECT min(f.step) AS first, max(l.step) AS last
+         FROM attempt_ranks r
+         CROSS JOIN LATERAL (
+             SELECT m.step FROM metrics m WHERE m.job_id = r.job_id AND m.attempt = r.attempt AND m.rank = r.rank
+             ORDER BY m.sequence LIMIT 1) f
+         CROSS JOIN LATERAL (
+             SELECT m.step FROM metrics m WHERE m.job_id = r.job_id AND m.attempt = r.attempt AND m.rank = r.rank
+             ORDER BY m.sequence DESC LIMIT 1) l
+         WHERE r.job_id = $1 AND r.attempt = ANY ($2) AND ($3::int IS NULL OR r.rank = $3)",
         asked.job,
         &asked.attempts,
         asked.rank,
     )
-    .fetch_all(conn.sql())
+    .fetch_one(conn.sql())
     .await?;
-    let steps = rows.into_iter().map(|row| {
-        let first = row.first.max(asked.from_step.unwrap_or(row.first));
-        let last = row.last.min(asked.to_step.unwrap_or(row.last));
-        ((row.attempt, row.rank), Steps { first, last })
+    let steps = row.first.zip(row.last).map(|(first, last)| Steps {
+        first: first.max(asked.from_step.unwrap_or(first)),
+        last: last.min(asked.to_step.unwrap_or(last)),
     });
-    Ok(steps
-        .filter(|(_, steps)| steps.first <= steps.last)
-        .collect())
+    Ok(steps.filter(|steps| steps.first <= steps.last))
 }
 
 /// Between which steps the values of the curve of this point are.
@@ -229,20 +219,19 @@ async fn find_ends(conn: &mut Conn, asked: &Asked<'_>, of: &Row) -> Result<Steps
     Ok(ends)
 }
 
-/// The points of all curves, each divided as its rank's are thought to be.
+/// The points of all curves, each divided as all are thought to be.
 async fn count(
     conn: &mut Conn,
     asked: &Asked<'_>,
-    thought: &BTreeMap<(i32, i32), Steps>,
+    thought: Option<Steps>,
     limit: i64,
 ) -> Result<Vec<Row>> {
-    let (attempts, ranks): (Vec<i32>, Vec<i32>) = thought.keys().copied().unzip();
-    let firsts: Vec<i64> = thought.values().map(|steps| steps.first).collect();
-    let widths: Vec<i64> = thought
-        .values()
-        .map(|steps| steps.width(asked.points))
-        .collect();
-    // Each value is kept (LEFT JOIN), and those beyond what is thought are in the first or the last range.
+    // Where nothing is thought each curve is one range, which tells where it begins and ends.
+    let steps = thought.unwrap_or(Steps {
+        first: 0,
+        last: i64::MAX,
+    });
+    let width = thought.map_or(i64::MAX, |steps| steps.width(asked.points));
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT m.name, m.attempt, m.rank, min(m.step) AS "step!", max(m.step) AS "last_step!",
@@ -253,25 +242,21 @@ async fn count(
                   (extract(epoch FROM min(m.at)) * 1000)::bigint AS "at_ms!", count(*) AS "values!",
                   count(*) FILTER (WHERE NOT abs(m.value) < 1e150) AS "not_finite!"
            FROM metrics m
-           LEFT JOIN unnest($7::int[], $8::int[], $9::bigint[], $10::bigint[]) AS c (attempt, rank, first, width)
-               ON c.attempt = m.attempt AND c.rank = m.rank
            WHERE m.job_id = $1 AND m.attempt = ANY ($2) AND ($3::int IS NULL OR m.rank = $3)
              AND ($4::text[] IS NULL OR m.name = ANY ($4))
              AND ($5::bigint IS NULL OR m.step >= $5) AND ($6::bigint IS NULL OR m.step <= $6)
            GROUP BY m.name, m.attempt, m.rank,
-                    -- Steps are never below 0.
-                    LEAST(GREATEST(m.step - c.first, 0) / c.width, $11::bigint - 1)
-           ORDER BY m.name, m.attempt, m.rank, min(m.step) LIMIT $12"#,
+                    -- Values beyond what is thought are in the first or the last range.
+                    LEAST(GREATEST(m.step - $7::bigint, 0) / $8::bigint, $9::bigint - 1)
+           ORDER BY m.name, m.attempt, m.rank, min(m.step) LIMIT $10"#,
         asked.job,
         &asked.attempts,
         asked.rank,
         asked.names,
         asked.from_step,
         asked.to_step,
-        &attempts,
-        &ranks,
-        &firsts,
-        &widths,
+        steps.first,
+        width,
         i64::from(asked.points),
         limit,
     )
