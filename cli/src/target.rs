@@ -242,7 +242,8 @@ async fn find_element(remote: &Remote, array: i64, index: u32) -> Result<i64> {
     });
     element.map(|job| job.id).ok_or_else(|| {
         not_found(format!(
-            "the coordinator does not find {array}[{index}]; \"marquee jobs --array {array}\" lists the elements"
+            "the coordinator does not find {array}[{index}]; \"marquee jobs --array {array}\" lists the elements, and one \
+             that was cancelled with its array before its turn comes back with \"marquee retry {array}\""
         ))
     })
 }

@@ -19,9 +19,13 @@ pub const DOCUMENT_MAX_DEPTH: usize = 32;
 pub const PIPELINE_MAX_JOBS: usize = 1_000;
 /// Elements of a job array. Each becomes a row before its turn, and more would be a document that nobody meant.
 pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
-/// Elements of an array that stand in line as jobs of their own; the others follow as these start. More than are looked
-/// at to tell when a job starts that stands behind them.
+/// Elements of an array that stand in line as jobs of their own; the others follow as these start.
 pub const ELEMENTS_AHEAD: u32 = 1_000;
+/// The same of all arrays together, as long as each has [`ELEMENTS_AHEAD_MIN`]: so a thousand arrays in line cost little
+/// more than twenty.
+pub const ELEMENTS_IN_LINE: u32 = 20_000;
+/// Elements of an array that stand in line however many arrays there are.
+pub const ELEMENTS_AHEAD_MIN: u32 = 32;
 /// Lists of values that an array goes over.
 pub const ARRAY_VALUE_NAMES_MAX: usize = 16;
 /// Bytes of a text among the values of an array: a path, or a line of settings.

@@ -70,6 +70,30 @@ pub async fn list_to_come(conn: &mut Conn, which: Which<'_>) -> Result<Vec<(JobI
     arrays.collect()
 }
 
+/// What is to come of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    pub size: u32,
+    pub to_come: u32,
+}
+
+/// What is to come of an array, also where it waits. None: nothing is, or there is no such array.
+pub async fn find_left(conn: &mut Conn, array: JobId) -> Result<Option<Left>> {
+    let row = sqlx::query!(
+        "SELECT size, to_come FROM arrays WHERE job_id = $1 AND to_come > 0",
+        array.0
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    let left = row.map(|row| {
+        Ok(Left {
+            size: convert::u32_of("arrays.size", row.size)?,
+            to_come: convert::u32_of("arrays.to_come", row.to_come)?,
+        })
+    });
+    left.transpose()
+}
+
 /// The element `index` of an array.
 pub async fn find_element(conn: &mut Conn, array: JobId, index: u32) -> Result<Option<JobId>> {
     // Elements have no names of their own; their place is what people call them by.

@@ -76,7 +76,8 @@ pub async fn list_open_jobs(
                   j.priority, j.step_digest, j.spec, o.started_at,
                   COALESCE(o.held_by, y.held_by) AS held_by, COALESCE(o.held_at, y.held_at) AS held_at,
                   o.interruption IS NOT NULL OR o.cancel_requested AS "is_leaving!", o.preempted,
-                  o.preempted_on, o.idle_since, -- While something that its array needs is made again, what is to come waits for that.
+                  o.preempted_on, o.idle_since,
+                  -- While something that its array needs is made again, what is to come waits for that.
                   CASE WHEN y.needs_left > 0 THEN 0 ELSE COALESCE(n.to_come, 0) END AS "to_come!"
            FROM open_jobs o JOIN jobs j ON j.id = o.job_id
            LEFT JOIN open_jobs y ON y.job_id = o.array_job_id

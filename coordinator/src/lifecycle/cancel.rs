@@ -28,16 +28,13 @@ pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let now = app.clock.now();
     let done = if head.life().request_cancel().is_ok() {
         cancel(&mut tx, vec![head], caller, now).await?
-    } else {
-        // An array ends with the failure that is one too many, and its elements go on.
-        let goes_on = head.is_array && needs::find_array_end(&mut tx, job).await?.is_none();
-        if !goes_on {
-            return Err(LifecycleError::JobHasEnded {
-                job,
-                state: head.state,
-            });
-        }
+    } else if goes_on(&mut tx, &head).await? {
         cancel_elements(&mut tx, job, caller, now).await?
+    } else {
+        return Err(LifecycleError::JobHasEnded {
+            job,
+            state: head.state,
+        });
     };
     tx.commit().await?;
     done.tell(app);
@@ -58,10 +55,15 @@ pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> R
     let ids =
         listing::list_job_ids(&mut tx, &of_pipeline, &Wanted::default(), PIPELINE_MAX_JOBS).await?;
     let heads = transitions::list_job_heads(&mut tx, &ids).await?;
-    let open = heads
+    let (open, ended): (Vec<JobHead>, Vec<JobHead>) = heads
         .into_iter()
-        .filter(|head| head.life().request_cancel().is_ok());
-    let done = cancel(&mut tx, open.collect(), caller, now).await?;
+        .partition(|head| head.life().request_cancel().is_ok());
+    let mut done = cancel(&mut tx, open, caller, now).await?;
+    for array in ended {
+        if goes_on(&mut tx, &array).await? {
+            done.also(cancel_elements(&mut tx, array.id, caller, now).await?);
+        }
+    }
     tx.commit().await?;
     done.tell(app);
     Ok(())
@@ -75,10 +77,20 @@ struct Cancelled {
 }
 
 impl Cancelled {
+    fn also(&mut self, other: Self) {
+        self.jobs.extend(other.jobs);
+        self.workers.extend(other.workers);
+    }
+
     fn tell(&self, app: &App) {
         app.jobs_changed(&self.jobs);
         app.sessions.nudge(&self.workers);
     }
+}
+
+/// Whether elements of a job that has ended have not: an array ends with the failure that is one too many.
+async fn goes_on(tx: &mut Tx, ended: &JobHead) -> Result<bool> {
+    Ok(ended.is_array && needs::find_array_end(tx, ended.id).await?.is_none())
 }
 
 /// Cancels the elements of an array that has ended and whose elements have not.

@@ -1,7 +1,6 @@
 //! Elements of arrays become jobs shortly before their turn, so that a million that are queued cost nothing.
 
 use marquee_domain::ids::JobId;
-use marquee_store::open::Which;
 use marquee_store::{StoreError, elements, pipelines, transitions};
 
 use super::Result;
@@ -25,25 +24,22 @@ pub async fn line_up_elements(app: &App) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    insert(app, &wanted).await.map(drop)
+    insert(app, &wanted).await
 }
 
-/// Makes the elements of an array jobs up to this one, which somebody named. None: it has none of this index.
+/// Makes the elements of an array jobs up to this one, which somebody named; those of an array that waits wait with it.
+/// None: it has none of this index, or none that is to come.
 pub async fn line_up_to(app: &App, array: JobId, index: u32) -> Result<Option<JobId>> {
-    let count = {
+    let left = {
         let mut conn = app.db.read().await?;
-        let to_come = elements::list_to_come(&mut conn, Which::Of(&[array])).await?;
-        let Some(to_come) = to_come.first().map(|(_, to_come)| *to_come) else {
-            return Ok(None);
-        };
-        let size = transitions::get_array_ends(&mut conn, array).await?.size;
-        if index >= size {
-            return Ok(None);
-        }
-        // Those before it come with it: they are the first ones of their array, always.
-        (index + 1).saturating_sub(size - to_come)
+        elements::find_left(&mut conn, array).await?
     };
-    // One that became a job since has been counted already, and then others follow it: a few more do no harm.
+    let Some(left) = left.filter(|left| index < left.size) else {
+        return Ok(None);
+    };
+    // Those before it come with it: they are the first ones of their array, always. One that became a job since was counted
+    // too, and then others follow: a few more do no harm.
+    let count = (index + 1).saturating_sub(left.size - left.to_come);
     insert(app, &[(array, count)]).await?;
     let mut conn = app.db.read().await?;
     Ok(elements::find_element(&mut conn, array, index).await?)

@@ -120,7 +120,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         due.take_down(&mut tx, pipeline, now).await?;
     }
     // All jobs in one statement: a pipeline of a thousand is one round trip, and is there whole or not at all.
-    let ahead = app.settings.elements_ahead;
+    let ahead = app.index.open().elements_ahead(app.settings.elements_ahead);
     let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, ahead, &caller, now).await?;
     let inputs: Vec<(JobId, Digest)> = ids
         .iter()

@@ -73,3 +73,39 @@ fn what_is_to_come_of_an_array_stands_in_the_queue_by_one_that_does() {
     open.placed(JobId(3), [], at(0));
     assert_eq!(said(&open), []);
 }
+
+#[test]
+fn many_arrays_share_what_stands_in_line_and_those_that_start_first_are_in_front() {
+    let mut open = Open::default();
+    assert_eq!(open.elements_ahead(1_000), 1_000);
+    for array in 1..=1_000 {
+        open.set_to_come(JobId(array), 5_000);
+    }
+    assert_eq!(open.elements_ahead(1_000), 32);
+    assert_eq!(open.elements_ahead(2), 2);
+    let in_line: u32 = open
+        .elements_wanted(1_000)
+        .iter()
+        .map(|(_, count)| count)
+        .sum();
+    assert_eq!(in_line, 32_000);
+
+    // As many as there are devices of the first ones alone, and the higher priority is first.
+    let mut open = Open::default();
+    with_code(&mut open, &["v1"]);
+    open.workers[0].inventory = Ok(serde_json::from_value(json!({
+        "hostname": "h", "cpu_threads": 8, "memory_bytes": 1, "cpu_slots": 500, "threads_per_slot": 1,
+        "gpus": [], "address": "10.0.0.1", "flavour": "",
+    }))
+    .unwrap());
+    for array in [100, 200, 300] {
+        open.learn_spec(JobId(array), spec());
+        let mut read = of(array, array + 1..array + 2, 300);
+        read[0].priority = if array == 300 { 7 } else { 0 };
+        open.replace(&ids(&[array]), read);
+    }
+    assert_eq!(
+        open.elements_wanted(4),
+        [(JobId(300), 300), (JobId(100), 200), (JobId(200), 3)]
+    );
+}
