@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use crate::support::Cluster;
 use crate::support::worker::key_of;
+use crate::support::{Cluster, counts};
 use marquee_domain::spec::JobSpec;
 use marquee_proto::v1;
 use marquee_proto::v1::{FailureClass, JobState};
@@ -34,29 +34,6 @@ const ALONE: &str = "
     argv = [\"true\"]
     needs = [\"fetch\"]
 ";
-
-async fn elements(cluster: &Cluster, array: i64) -> Vec<v1::Job> {
-    let request = v1::ListJobsRequest {
-        array_job_id: array,
-        ..Default::default()
-    };
-    let listed = cluster.jobs().await.list_jobs(request).await.unwrap();
-    let mut jobs = listed.into_inner().jobs;
-    jobs.reverse();
-    jobs
-}
-
-fn counts(job: &v1::Job) -> [u32; 6] {
-    let of = job.elements.expect("an array has counts");
-    [
-        of.waiting,
-        of.queued,
-        of.running,
-        of.succeeded,
-        of.failed,
-        of.cancelled,
-    ]
-}
 
 #[tokio::test]
 async fn an_array_is_one_row_whose_elements_do_its_work_and_share_one_artifact() {
@@ -93,7 +70,8 @@ async fn an_array_is_one_row_whose_elements_do_its_work_and_share_one_artifact()
         cluster.wait_for(key.0, JobState::Succeeded).await;
         taken.push((key.0, output));
     }
-    let listed: Vec<i64> = elements(&cluster, fetch)
+    let listed: Vec<i64> = cluster
+        .elements(fetch)
         .await
         .iter()
         .map(|job| job.id)
@@ -194,12 +172,12 @@ async fn cancelling_an_array_cancels_its_elements_and_retrying_it_brings_them_ba
     for id in [fetch, train, running.0] {
         cluster.wait_for(id, JobState::Cancelled).await;
     }
-    for element in elements(&cluster, fetch).await {
+    for element in cluster.elements(fetch).await {
         cluster.wait_for(element.id, JobState::Cancelled).await;
     }
     let retry = v1::RetryJobRequest { id: fetch };
     cluster.jobs().await.retry_job(retry).await.unwrap();
-    for element in elements(&cluster, fetch).await {
+    for element in cluster.elements(fetch).await {
         assert!(
             !element.state().as_str_name().ends_with("CANCELLED"),
             "{element:?}"
@@ -248,26 +226,15 @@ const SHARE: &str = "
     needs = [{ job = \"sweep\", on = \"failed\" }]
 ";
 
-async fn cancel(cluster: &Cluster, id: i64) {
-    let cancel = v1::CancelJobRequest { id };
-    cluster.jobs().await.cancel_job(cancel).await.unwrap();
-}
-
-async fn retry(cluster: &Cluster, id: i64) -> Result<v1::Job, tonic::Status> {
-    let retried = v1::RetryJobRequest { id };
-    let retried = cluster.jobs().await.retry_job(retried).await?;
-    Ok(retried.into_inner())
-}
-
 /// It would wait for ever for an element that does not come any more, and what needs it with it.
 #[tokio::test]
 async fn a_cancelled_element_ends_its_array_and_a_retry_brings_both_back() {
     let cluster = Cluster::start().await;
     let jobs = cluster.submit(ALONE).await;
     let [fetch, train] = [jobs[0].id, jobs[1].id];
-    let all = elements(&cluster, fetch).await;
+    let all = cluster.elements(fetch).await;
     // One that waits for a place.
-    cancel(&cluster, all[1].id).await;
+    cluster.cancel(all[1].id).await.unwrap();
     let array = cluster.wait_for(fetch, JobState::Cancelled).await;
     let said = format!(
         "its element fetch[1] (job {}) was cancelled; \"marquee retry {fetch}\" brings both back",
@@ -275,13 +242,13 @@ async fn a_cancelled_element_ends_its_array_and_a_retry_brings_both_back() {
     );
     assert_eq!(array.reason, said);
     cluster.wait_for(train, JobState::Cancelled).await;
-    retry(&cluster, all[1].id).await.unwrap();
+    cluster.retry(all[1].id).await.unwrap();
     assert_eq!(cluster.job(train).await.state(), JobState::Waiting);
 
     // One that runs: the array ends when nothing of it is left.
     let mut worker = cluster.worker("w1").await;
     let (good, bad) = (worker.take_and_start().await, worker.take_and_start().await);
-    cancel(&cluster, bad.0).await;
+    cluster.cancel(bad.0).await.unwrap();
     worker.stop(bad).await;
     cluster.wait_for(fetch, JobState::Cancelled).await;
     cluster.wait_for(train, JobState::Cancelled).await;
@@ -289,7 +256,7 @@ async fn a_cancelled_element_ends_its_array_and_a_retry_brings_both_back() {
     worker.finish(good, None).await;
     cluster.wait_for(good.0, JobState::Succeeded).await;
     assert_eq!(counts(&cluster.job(fetch).await), [0, 0, 0, 1, 0, 1]);
-    retry(&cluster, fetch).await.unwrap();
+    cluster.retry(fetch).await.unwrap();
     let again = worker.take_and_start().await;
     assert_eq!((again.0, again.1), (bad.0, 2));
     worker.finish(again, None).await;
@@ -302,8 +269,8 @@ async fn an_array_succeeds_without_the_share_that_may_fail() {
     let cluster = Cluster::start().await;
     let jobs = cluster.submit(SHARE).await;
     let [sweep, best, tell] = [jobs[0].id, jobs[1].id, jobs[2].id];
-    let all = elements(&cluster, sweep).await;
-    cancel(&cluster, all[1].id).await;
+    let all = cluster.elements(sweep).await;
+    cluster.cancel(all[1].id).await.unwrap();
     let mut worker = cluster.worker("w1").await;
     let zero = worker.take_and_start().await;
     worker.fail(zero, FailureClass::UserError, "nan").await;
@@ -330,7 +297,7 @@ async fn an_array_succeeds_without_the_share_that_may_fail() {
     let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["elements/0002/loss", "elements/0003/loss"]);
     // That artifact does not change any more.
-    let refused = retry(&cluster, zero.0).await.unwrap_err();
+    let refused = cluster.retry(zero.0).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(
         refused.message().contains("has succeeded without it"),
@@ -343,9 +310,9 @@ async fn one_element_more_than_may_fail_fails_its_array_at_once() {
     let cluster = Cluster::start().await;
     let jobs = cluster.submit(SHARE).await;
     let [sweep, best, tell] = [jobs[0].id, jobs[1].id, jobs[2].id];
-    let all = elements(&cluster, sweep).await;
+    let all = cluster.elements(sweep).await;
     for element in &all[..2] {
-        cancel(&cluster, element.id).await;
+        cluster.cancel(element.id).await.unwrap();
     }
     let mut worker = cluster.worker("w1").await;
     let two = worker.take_and_start().await;
@@ -364,6 +331,6 @@ async fn one_element_more_than_may_fail_fails_its_array_at_once() {
     worker.finish(three, None).await;
     assert_eq!(worker.take_and_start().await.0, tell);
     // A retry brings all of it back, and then enough is enough.
-    let refused = retry(&cluster, sweep).await.unwrap_err();
+    let refused = cluster.retry(sweep).await.unwrap_err();
     assert!(refused.message().contains("at work"), "{refused}");
 }

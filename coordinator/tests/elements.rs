@@ -17,7 +17,7 @@ use marquee_store::testing::TestDatabase;
 use tonic::Code;
 
 use crate::support::worker::{FakeWorker, key_of};
-use crate::support::{Cluster, Ground, channel};
+use crate::support::{Cluster, Ground, channel, counts};
 
 const AHEAD: u32 = 2;
 const SWEEP: &str = "
@@ -52,18 +52,6 @@ async fn cluster() -> Cluster {
     Cluster::start_with(TestDatabase::create().await, Env::system(), ground).await
 }
 
-/// The elements that are jobs, in the order of their indexes.
-async fn elements(cluster: &Cluster, array: i64) -> Vec<v1::Job> {
-    let request = v1::ListJobsRequest {
-        array_job_id: array,
-        ..Default::default()
-    };
-    let listed = cluster.jobs().await.list_jobs(request).await.unwrap();
-    let mut jobs = listed.into_inner().jobs;
-    jobs.reverse();
-    jobs
-}
-
 async fn named(cluster: &Cluster, array: i64, index: u32) -> Vec<v1::Job> {
     let request = v1::ListJobsRequest {
         array_job_id: array,
@@ -74,31 +62,8 @@ async fn named(cluster: &Cluster, array: i64, index: u32) -> Vec<v1::Job> {
     listed.into_inner().jobs
 }
 
-/// Waiting, queued, running, succeeded, failed, cancelled.
-async fn counts(cluster: &Cluster, array: i64) -> [u32; 6] {
-    let of = cluster.job(array).await.elements.unwrap();
-    [
-        of.waiting,
-        of.queued,
-        of.running,
-        of.succeeded,
-        of.failed,
-        of.cancelled,
-    ]
-}
-
 fn index(job: &v1::Job) -> u32 {
     job.element.as_ref().unwrap().index
-}
-
-async fn cancel(cluster: &Cluster, id: i64) -> Result<(), tonic::Status> {
-    let cancel = v1::CancelJobRequest { id };
-    cluster.jobs().await.cancel_job(cancel).await.map(drop)
-}
-
-async fn retry(cluster: &Cluster, id: i64) {
-    let retry = v1::RetryJobRequest { id };
-    cluster.jobs().await.retry_job(retry).await.unwrap();
 }
 
 /// Does the next `count` jobs that the worker is given; which they were.
@@ -117,9 +82,9 @@ async fn an_array_is_worked_off_while_few_of_it_are_jobs_and_its_artifact_has_al
     let cluster = cluster().await;
     let jobs = cluster.submit(SWEEP).await;
     let [sweep, best] = [jobs[0].id, jobs[1].id];
-    let there = elements(&cluster, sweep).await.len();
+    let there = cluster.elements(sweep).await.len();
     assert!((2..7).contains(&there), "{there}");
-    assert_eq!(counts(&cluster, sweep).await, [0, 7, 0, 0, 0, 0]);
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 7, 0, 0, 0, 0]);
     // Somebody else's job, when most of the array is no job yet.
     let other = cluster
         .submit("[jobs.other]\nkind = \"command\"\nargv = [\"true\"]")
@@ -146,8 +111,8 @@ async fn an_array_is_worked_off_while_few_of_it_are_jobs_and_its_artifact_has_al
     }
     assert!(order.is_sorted(), "{order:?}");
     cluster.wait_for(sweep, JobState::Succeeded).await;
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 7, 0, 0]);
-    let indexes: Vec<u32> = elements(&cluster, sweep).await.iter().map(index).collect();
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 7, 0, 0]);
+    let indexes: Vec<u32> = cluster.elements(sweep).await.iter().map(index).collect();
     assert_eq!(indexes, (0..7).collect::<Vec<_>>());
     let [next, last] = [worker.take().await, worker.take().await];
     assert_eq!(
@@ -168,8 +133,8 @@ async fn what_is_to_come_is_cancelled_with_its_array_and_comes_back_with_it_each
     let mut worker = cluster.worker("w1").await;
     work(&mut worker, 3).await;
     let running = worker.take_and_start().await;
-    cancel(&cluster, sweep).await.unwrap();
-    let given = counts(&cluster, sweep).await[2];
+    cluster.cancel(sweep).await.unwrap();
+    let given = counts(&cluster.job(sweep).await)[2];
     worker.stop(running).await;
     // And what its worker has been given beside that.
     for _ in 1..given {
@@ -180,21 +145,21 @@ async fn what_is_to_come_is_cancelled_with_its_array_and_comes_back_with_it_each
         cluster.wait_for(id, JobState::Cancelled).await;
     }
     for _ in 0..100 {
-        if counts(&cluster, sweep).await[2] == 0 {
+        if counts(&cluster.job(sweep).await)[2] == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 3, 0, 17]);
-    let before = elements(&cluster, sweep).await.len();
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 3, 0, 17]);
+    let before = cluster.elements(sweep).await.len();
     assert!(before < 20, "some never became jobs: {before}");
 
-    retry(&cluster, sweep).await;
+    cluster.retry(sweep).await.unwrap();
     let again = work(&mut worker, 17).await;
     assert!(again.contains(&running.0));
     cluster.wait_for(sweep, JobState::Succeeded).await;
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 20, 0, 0]);
-    let all = elements(&cluster, sweep).await;
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 20, 0, 0]);
+    let all = cluster.elements(sweep).await;
     let indexes: Vec<u32> = all.iter().map(index).collect();
     assert_eq!(indexes, (0..20).collect::<Vec<_>>());
     assert_eq!(work(&mut worker, 1).await, [best]);
@@ -209,17 +174,17 @@ async fn what_is_to_come_waits_with_its_array_and_is_lost_with_it() {
     );
     let jobs = cluster.submit(&body).await;
     let [first, sweep] = [jobs[0].id, jobs[1].id];
-    assert_eq!(counts(&cluster, sweep).await, [7, 0, 0, 0, 0, 0]);
+    assert_eq!(counts(&cluster.job(sweep).await), [7, 0, 0, 0, 0, 0]);
     let mut worker = cluster.worker("w1").await;
     let key = worker.take_and_start().await;
     assert_eq!(key.0, first);
     worker.fail(key, FailureClass::UserError, "no").await;
     cluster.wait_for(sweep, JobState::Cancelled).await;
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 0, 0, 7]);
-    assert_eq!(elements(&cluster, sweep).await.len(), 2);
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 0, 0, 7]);
+    assert_eq!(cluster.elements(sweep).await.len(), 2);
 
-    retry(&cluster, first).await;
-    assert_eq!(counts(&cluster, sweep).await, [7, 0, 0, 0, 0, 0]);
+    cluster.retry(first).await.unwrap();
+    assert_eq!(counts(&cluster.job(sweep).await), [7, 0, 0, 0, 0, 0]);
     let done = work(&mut worker, 8).await;
     assert_eq!(done[0], first);
     cluster.wait_for(sweep, JobState::Succeeded).await;
@@ -237,17 +202,17 @@ async fn an_array_that_failed_goes_on_with_what_is_to_come_until_somebody_cancel
     // It would pull away what the others still use.
     work(&mut worker, 2).await;
     assert_eq!(cluster.job(clean).await.state(), JobState::Waiting);
-    cancel(&cluster, sweep).await.unwrap();
+    cluster.cancel(sweep).await.unwrap();
     // What its worker has been given already is asked for, and all else is cancelled at once.
-    let of = counts(&cluster, sweep).await;
+    let of = counts(&cluster.job(sweep).await);
     for _ in 0..of[2] {
         let assign = worker.take().await;
         worker.stop(key_of(&assign)).await;
     }
     assert_eq!(work(&mut worker, 1).await, [clean]);
-    assert_eq!(counts(&cluster, sweep).await[3..], [2, 1, 3]);
+    assert_eq!(counts(&cluster.job(sweep).await)[3..], [2, 1, 3]);
     assert_eq!(cluster.job(sweep).await.state(), JobState::Failed);
-    let refused = cancel(&cluster, sweep).await.unwrap_err();
+    let refused = cluster.cancel(sweep).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
 }
 
@@ -262,7 +227,7 @@ async fn what_cleans_up_after_an_array_that_failed_waits_for_what_is_to_come() {
     cluster.wait_for(sweep, JobState::Failed).await;
     let done = work(&mut worker, 6).await;
     assert_eq!(done[5], clean, "{done:?}");
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 5, 1, 0]);
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 5, 1, 0]);
 }
 
 #[tokio::test]
@@ -273,14 +238,14 @@ async fn an_element_that_is_named_becomes_a_job_with_those_before_it() {
     let named_5 = named(&cluster, sweep, 5).await;
     assert_eq!(named_5.iter().map(index).collect::<Vec<_>>(), [5]);
     assert_eq!(named(&cluster, sweep, 5).await[0].id, named_5[0].id);
-    let indexes: Vec<u32> = elements(&cluster, sweep).await.iter().map(index).collect();
+    let indexes: Vec<u32> = cluster.elements(sweep).await.iter().map(index).collect();
     assert_eq!(indexes, (0..6).collect::<Vec<_>>());
     // And is a job like any other.
-    cancel(&cluster, named_5[0].id).await.unwrap();
+    cluster.cancel(named_5[0].id).await.unwrap();
     cluster.wait_for(sweep, JobState::Cancelled).await;
     let mut worker = cluster.worker("w1").await;
     work(&mut worker, 6).await;
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 6, 0, 1]);
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 6, 0, 1]);
 }
 
 #[tokio::test]
@@ -294,7 +259,7 @@ async fn a_coordinator_that_starts_in_the_middle_of_an_array_goes_on_with_it() {
     let mut worker = worker.reconnect(&cluster.running.address).await.unwrap();
     work(&mut worker, 4).await;
     cluster.wait_for(sweep, JobState::Succeeded).await;
-    assert_eq!(counts(&cluster, sweep).await, [0, 0, 0, 7, 0, 0]);
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 7, 0, 0]);
 }
 
 #[tokio::test]
@@ -322,4 +287,49 @@ async fn all_that_is_queued_is_counted_whether_it_is_a_job_yet_or_not() {
     let mut conn = cluster.app().db.read().await.unwrap();
     // With the one that waits for them.
     assert_eq!(projects::count_queued(&mut conn, &name).await.unwrap(), 8);
+}
+
+#[tokio::test]
+async fn an_element_of_an_array_that_waits_is_named_and_waits_too() {
+    let cluster = cluster().await;
+    let body = format!(
+        "[jobs.first]\nkind = \"command\"\nargv = [\"true\"]\n{}",
+        SWEEP.replace("array = 7", "array = 7\nneeds = [\"first\"]")
+    );
+    let sweep = cluster.submit(&body).await[1].id;
+    let of_5 = named(&cluster, sweep, 5).await;
+    assert_eq!(of_5.iter().map(index).collect::<Vec<_>>(), [5]);
+    assert_eq!(of_5[0].state(), JobState::Waiting);
+    let mut worker = cluster.worker("w1").await;
+    work(&mut worker, 8).await;
+    cluster.wait_for(sweep, JobState::Succeeded).await;
+    assert_eq!(counts(&cluster.job(sweep).await), [0, 0, 0, 7, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_pipeline_is_cancelled_with_the_elements_of_an_array_that_has_failed() {
+    let cluster = cluster().await;
+    let jobs = cluster.submit(CLEANED).await;
+    let sweep = jobs[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let bad = worker.take_and_start().await;
+    worker.fail(bad, FailureClass::UserError, "nan").await;
+    cluster.wait_for(sweep, JobState::Failed).await;
+    let running = worker.take_and_start().await;
+    let id = jobs[0].pipeline_id;
+    let cancel = v1::CancelPipelineRequest { id };
+    cluster.jobs().await.cancel_pipeline(cancel).await.unwrap();
+    let given = counts(&cluster.job(sweep).await)[2];
+    worker.stop(running).await;
+    for _ in 1..given {
+        let assign = worker.take().await;
+        worker.stop(key_of(&assign)).await;
+    }
+    cluster
+        .wait_until(sweep, "without open elements", |job| {
+            counts(job)[..3] == [0, 0, 0]
+        })
+        .await;
+    assert_eq!(counts(&cluster.job(sweep).await)[3..], [0, 1, 5]);
+    cluster.wait_for(jobs[1].id, JobState::Cancelled).await;
 }

@@ -55,12 +55,6 @@ async fn submit(cluster: &Cluster, body: &str, name: &str) -> impl Fn(&str) -> i
     move |name| jobs.iter().find(|job| job.name == name).unwrap().id
 }
 
-async fn retry(cluster: &Cluster, id: i64) -> Result<v1::Job, tonic::Status> {
-    let request = v1::RetryJobRequest { id };
-    let answer = cluster.jobs().await.retry_job(request).await?;
-    Ok(answer.into_inner())
-}
-
 async fn explain(cluster: &Cluster, job_id: i64) -> String {
     let request = v1::ExplainRequest { job_id };
     let answer = cluster.jobs().await.explain(request).await.unwrap();
@@ -89,7 +83,7 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     let first = worker.take_and_start().await;
     let second = worker.take_and_start().await;
     assert_eq!([first.0, second.0], [id("clean"), id("tell")]);
-    let refused = retry(&cluster, id("work")).await.unwrap_err();
+    let refused = cluster.retry(id("work")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(PublicError::from(&refused).code.as_deref(), Some("MQ0302"));
     assert!(
@@ -107,7 +101,7 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     cluster.wait_for(id("after"), JobState::Succeeded).await;
 
     // Nothing is at work any more: the retry brings back what was lost, and what has run stays.
-    retry(&cluster, id("work")).await.unwrap();
+    cluster.retry(id("work")).await.unwrap();
     let work = worker.take_and_start().await;
     assert_eq!((work.0, work.1), (id("work"), 2));
     worker.finish(work, None).await;
@@ -115,7 +109,7 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     assert_eq!(used.0, id("use"));
     worker.finish(used, None).await;
     cluster.wait_for(id("use"), JobState::Succeeded).await;
-    let refused = retry(&cluster, id("tell")).await.unwrap_err();
+    let refused = cluster.retry(id("tell")).await.unwrap_err();
     assert!(
         refused
             .message()
@@ -159,7 +153,7 @@ async fn a_job_that_is_cancelled_by_name_is_cleaned_up_after_and_did_not_fail() 
     let clean = cluster.job(id("clean")).await;
     assert_eq!(clean.state(), JobState::Queued);
     // It waits for a place: what was cancelled does not come back beside it.
-    let refused = retry(&cluster, id("work")).await.unwrap_err();
+    let refused = cluster.retry(id("work")).await.unwrap_err();
     assert!(
         refused.message().contains("is at work because of"),
         "{refused}"
@@ -172,7 +166,7 @@ async fn a_job_that_is_cancelled_by_name_is_cleaned_up_after_and_did_not_fail() 
         cluster.wait_for(id(name), JobState::Cancelled).await;
     }
     // By then nothing is at work, and all that hung on it comes back.
-    retry(&cluster, id("work")).await.unwrap();
+    cluster.retry(id("work")).await.unwrap();
     assert_eq!(cluster.job(id("work")).await.state(), JobState::Queued);
     assert_eq!(cluster.job(id("use")).await.state(), JobState::Waiting);
 }
@@ -228,7 +222,7 @@ async fn an_array_over_values_is_cleaned_up_after_its_last_element() {
     worker.finish(key, None).await;
     cluster.wait_for(id("clean"), JobState::Succeeded).await;
     // The failed one alone runs again.
-    retry(&cluster, id("sweep")).await.unwrap();
+    cluster.retry(id("sweep")).await.unwrap();
     let again = worker.take_and_start().await;
     assert_eq!((again.0, again.1), (keys[0].0, 2));
     worker.finish(again, None).await;

@@ -7,7 +7,8 @@ use marquee_domain::artifact::Manifest;
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_store::Tx;
 use marquee_store::elements::{
-    find_element, insert_elements, list_to_come, mark_elements_dropped, mark_elements_to_come,
+    find_element, find_left, insert_elements, list_to_come, mark_elements_dropped,
+    mark_elements_to_come,
 };
 use marquee_store::jobs::{JobFilter, NewJob, get_job, insert_jobs, list_jobs};
 use marquee_store::open::{Which, list_open_jobs};
@@ -194,4 +195,21 @@ async fn what_is_to_come_waits_while_something_that_the_array_needs_is_made_agai
         assert_eq!(said(&mut tx).await, [expected; 2]);
         assert_eq!(to_come(&mut tx, array).await, expected);
     }
+}
+
+/// The release before this one may lead beside it: it makes every element a job, and says nothing of any to come.
+#[tokio::test]
+async fn an_array_that_an_older_release_stored_has_nothing_to_come() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let array = array(&mut tx, "request", u32::MAX).await;
+    database
+        .execute(&format!(
+            "DELETE FROM arrays WHERE job_id = {array}; INSERT INTO arrays (job_id, size) VALUES ({array}, {SIZE})"
+        ))
+        .await;
+    assert_eq!(find_left(&mut tx, array).await.unwrap(), None);
+    assert_eq!(list_to_come(&mut tx, Which::All).await.unwrap(), []);
+    assert_eq!(insert_elements(&mut tx, &[(array, 5)]).await.unwrap(), []);
+    assert_eq!(get_array_ends(&mut tx, array).await.unwrap().open(), SIZE);
 }

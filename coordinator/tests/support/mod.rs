@@ -33,6 +33,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use worker::FakeWorker;
 
@@ -188,6 +189,30 @@ impl Cluster {
         self.detail(id).await.job.unwrap()
     }
 
+    /// The elements of an array that are jobs, in the order of their indexes.
+    pub async fn elements(&self, array: i64) -> Vec<v1::Job> {
+        let request = v1::ListJobsRequest {
+            array_job_id: array,
+            ..Default::default()
+        };
+        let listed = self.jobs().await.list_jobs(request).await.unwrap();
+        let mut jobs = listed.into_inner().jobs;
+        jobs.reverse();
+        jobs
+    }
+
+    pub async fn cancel(&self, id: i64) -> Result<v1::Job, Status> {
+        let request = v1::CancelJobRequest { id };
+        let answer = self.jobs().await.cancel_job(request).await?;
+        Ok(answer.into_inner())
+    }
+
+    pub async fn retry(&self, id: i64) -> Result<v1::Job, Status> {
+        let request = v1::RetryJobRequest { id };
+        let answer = self.jobs().await.retry_job(request).await?;
+        Ok(answer.into_inner())
+    }
+
     pub async fn detail(&self, id: i64) -> v1::JobDetail {
         self.jobs()
             .await
@@ -269,6 +294,19 @@ impl Cluster {
         timeout(SOON, all).await.expect("the stream of lines ends");
         lines
     }
+}
+
+/// The elements of an array: waiting, queued, running, succeeded, failed, cancelled.
+pub fn counts(array: &v1::Job) -> [u32; 6] {
+    let of = array.elements.expect("an array has counts");
+    [
+        of.waiting,
+        of.queued,
+        of.running,
+        of.succeeded,
+        of.failed,
+        of.cancelled,
+    ]
 }
 
 pub async fn channel(address: &str) -> Channel {

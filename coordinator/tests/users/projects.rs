@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use marquee_domain::ids::JobId;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
+use marquee_store::elements::find_left;
 use tonic::{Code, Response, Status};
 
 use super::{Person, ROLE_TOO_LOW, refused};
@@ -53,6 +55,26 @@ async fn a_submitter_touches_his_projects_alone_and_a_viewer_looks_at_his_alone(
         .map(|why| why.example_job_id)
         .collect();
     assert!(!told.contains(&theirs.id), "{overview:?}");
+
+    // Nor does an element of theirs become a job because somebody else names it.
+    let many = owner
+        .submit("project = \"text\"\narray = 3000")
+        .await
+        .unwrap();
+    for (person, found) in [(&mut bob, 0), (&mut eve, 1)] {
+        let last = v1::ListJobsRequest {
+            array_job_id: many.id,
+            array_index: Some(2_999),
+            ..v1::ListJobsRequest::default()
+        };
+        let page = person.jobs.list_jobs(last).await.unwrap().into_inner();
+        assert_eq!(page.jobs.len(), found);
+        let db = &cluster.database.db;
+        let left = find_left(&mut db.read().await.unwrap(), JobId(many.id))
+            .await
+            .unwrap();
+        assert_eq!(left.is_some(), found == 0);
+    }
 
     // What is another project's can neither be read nor changed, whatever the way.
     let (id, job_id, pipeline) = (theirs.id, theirs.id, theirs.pipeline_id);
