@@ -1,5 +1,6 @@
 //! Jobs as they are: storing new ones and reading them. Changes of state are in `transitions`.
 
+mod fresh;
 mod near;
 mod row;
 
@@ -12,6 +13,7 @@ use marquee_domain::ids::{JobId, JobName, PipelineId};
 use marquee_domain::job::{JobState, JobStateName};
 use marquee_domain::spec::{JobKind, JobSpec, NeedOn};
 
+pub use self::fresh::as_stored;
 use self::row::RawJob;
 use crate::elements::insert_elements;
 use crate::ranks::Progress;
@@ -252,7 +254,13 @@ pub async fn list_pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<J
 
 /// The newest `limit` jobs that `filter` lets through, newest first.
 pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Result<Vec<Job>> {
-    let Some(ids) = filter.ids.as_ref().or(filter.among.as_ref()) else {
+    let of_pipeline = match (filter.pipeline, filter.array) {
+        // By their ids, too: Postgres would rather look for few jobs among all that there are, the newest first.
+        (Some(pipeline), None) => Some(list_ids_of_pipeline(conn, pipeline).await?),
+        (Some(_), Some(_)) | (None, _) => None,
+    };
+    let named = filter.ids.as_ref().or(filter.among.as_ref());
+    let Some(ids) = named.or(of_pipeline.as_ref()) else {
         return list_in_one(conn, filter, None, limit).await;
     };
     let mut jobs = Vec::new();
@@ -267,6 +275,17 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         jobs.extend(list_in_one(conn, filter, Some(group), limit - jobs.len()).await?);
     }
     Ok(jobs)
+}
+
+/// The jobs of a pipeline, without elements.
+async fn list_ids_of_pipeline(conn: &mut Conn, pipeline: PipelineId) -> Result<Vec<JobId>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM jobs WHERE pipeline_id = $1 AND array_job_id IS NULL",
+        pipeline.0
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(ids.into_iter().map(JobId).collect())
 }
 
 /// The same by one statement, for `ids` where some are named.

@@ -72,7 +72,8 @@ struct Row {
     rank: i32,
     step: i64,
     last_step: i64,
-    mean: Option<f64>,
+    /// Of the values that are finite numbers.
+    sum: Option<f64>,
     minimum: Option<f64>,
     maximum: Option<f64>,
     at_ms: i64,
@@ -235,8 +236,9 @@ async fn count(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT m.name, m.attempt, m.rank, min(m.step) AS "step!", max(m.step) AS "last_step!",
-                  -- Means of larger numbers could overflow, which Postgres makes an error of them all.
-                  avg(m.value) FILTER (WHERE abs(m.value) < 1e150) AS mean,
+                  -- Sums of larger numbers could overflow, which Postgres makes an error of them all. Not avg(), which
+                  -- also adds up squares.
+                  sum(m.value) FILTER (WHERE abs(m.value) < 1e150) AS sum,
                   min(m.value) FILTER (WHERE abs(m.value) < 1e150) AS minimum,
                   max(m.value) FILTER (WHERE abs(m.value) < 1e150) AS maximum,
                   (extract(epoch FROM min(m.at)) * 1000)::bigint AS "at_ms!", count(*) AS "values!",
@@ -285,7 +287,7 @@ async fn count_again(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT m.name, m.attempt, m.rank, min(m.step) AS "step!", max(m.step) AS "last_step!",
-                  avg(m.value) FILTER (WHERE abs(m.value) < 1e150) AS mean,
+                  sum(m.value) FILTER (WHERE abs(m.value) < 1e150) AS sum,
                   min(m.value) FILTER (WHERE abs(m.value) < 1e150) AS minimum,
                   max(m.value) FILTER (WHERE abs(m.value) < 1e150) AS maximum,
                   (extract(epoch FROM min(m.at)) * 1000)::bigint AS "at_ms!", count(*) AS "values!",
@@ -317,12 +319,14 @@ async fn count_again(
 }
 
 fn point(row: Row) -> Result<Point> {
+    #[allow(clippy::cast_precision_loss, reason = "a count of rows")]
+    let finite = (row.values - row.not_finite) as f64;
     Ok(Point {
         name: row.name,
         attempt: AttemptNumber(convert::u32_of("metrics.attempt", row.attempt)?),
         rank: Rank(convert::u32_of("metrics.rank", row.rank)?),
         step: convert::u64_of("metrics.step", row.step)?,
-        mean: row.mean,
+        mean: row.sum.map(|sum| sum / finite),
         minimum: row.minimum,
         maximum: row.maximum,
         at_ms: row.at_ms,

@@ -11,10 +11,11 @@ use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::attempts::{self, list_jobs_to_advance};
 use marquee_store::events::list_events;
 use marquee_store::jobs::{
-    JobFilter, NewJob, get_job, get_job_spec, insert_jobs, list_jobs, list_pipeline_jobs,
+    JobFilter, NewJob, as_stored, get_job, get_job_spec, insert_jobs, list_jobs, list_pipeline_jobs,
 };
 use marquee_store::needs::{find_array_end, release};
 use marquee_store::neighbours::{list_dependents, list_needs};
+use marquee_store::open::{Which, list_open_jobs};
 use marquee_store::pipelines::{NewPipeline, find_pipeline_by_request_id, insert_pipeline};
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{
@@ -206,6 +207,92 @@ async fn a_listing_narrows_and_pages() {
     assert_eq!(list_jobs(&mut tx, &filter, 9).await.unwrap(), []);
     let in_order = list_pipeline_jobs(&mut tx, first).await.unwrap();
     assert_eq!(in_order.iter().map(|j| j.id).collect::<Vec<_>>(), ids);
+}
+
+/// The answer to a submission is made of what was stored; whoever reads it in the same moment must find the same.
+#[tokio::test]
+async fn what_is_said_of_jobs_just_stored_is_what_is_read_of_them() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let pipeline = pipeline(&mut tx, "request").await;
+    let mut specs = ["zeta", "gang", "array", "open-array", "last"].map(|name| spec(name, 1));
+    specs[1].resources.ranks = 3;
+    specs[1].priority = -7;
+    specs[1].max_attempts = 5;
+    specs[2].array = Some(40);
+    specs[3].array = Some(2);
+    let needs = [
+        vec![],
+        vec![(0, NeedOn::Finished)],
+        vec![(1, NeedOn::Succeeded)],
+        vec![],
+        // Not in the order of their places.
+        vec![
+            (3, NeedOn::Failed),
+            (0, NeedOn::Succeeded),
+            (2, NeedOn::Finished),
+        ],
+    ];
+    let new: Vec<NewJob<'_>> = specs
+        .iter()
+        .zip(needs)
+        .map(|(spec, needs)| NewJob { spec, needs })
+        .collect();
+    // Finer than what Postgres keeps.
+    let now = at(3) + chrono::TimeDelta::nanoseconds(1_234_567);
+    let ids = insert_jobs(&mut tx, pipeline, &new, 7, "test", now)
+        .await
+        .unwrap();
+    let read = list_pipeline_jobs(&mut tx, pipeline).await.unwrap();
+    let name = read[0].pipeline_name.clone();
+    assert_eq!(as_stored((pipeline, &name), &ids, &new, now), read);
+}
+
+/// Rows that statements of this connection have read so far.
+async fn rows_read(tx: &mut Tx, database: &TestDatabase) -> i64 {
+    tx.execute_raw("SELECT pg_stat_force_next_flush()")
+        .await
+        .unwrap();
+    database
+        .number(
+            "SELECT sum(seq_tup_read + COALESCE(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+             WHERE relname IN ('jobs', 'open_jobs')",
+        )
+        .await
+}
+
+/// A plan that was made while there was little must not be kept for when there is much.
+#[tokio::test]
+async fn jobs_are_found_among_thousands_also_by_who_looked_when_there_were_none() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let pipeline = pipeline(&mut tx, "request").await;
+    let [job] = jobs(&mut tx, pipeline, [(&spec("job", 1), &[])]).await;
+    // As often as Postgres makes a plan anew before it thinks of keeping one, and more.
+    for _ in 0..10 {
+        list_pipeline_jobs(&mut tx, pipeline).await.unwrap();
+        list_open_jobs(&mut tx, Which::Of(&[job])).await.unwrap();
+    }
+    for statement in [
+        "INSERT INTO pipelines (name, request_id, document_digest, created_at)
+         SELECT 'many', 'many-' || n, repeat('ab', 32), now() FROM generate_series(1, 3000) n",
+        "INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks, max_attempts, created_at)
+         SELECT p.id, 0, 'job', j.kind, j.spec, 0, 1, 1, now()
+         FROM pipelines p, jobs j WHERE p.name = 'many' AND j.name = 'job'",
+        "INSERT INTO open_jobs (job_id, state, attempt, last_attempt, needs_left, queued_at)
+         SELECT id, 'queued', 0, 1, 0, now() FROM jobs WHERE id NOT IN (SELECT job_id FROM open_jobs)",
+    ] {
+        tx.execute_raw(statement).await.unwrap();
+    }
+    let before = rows_read(&mut tx, &database).await;
+    let found = list_pipeline_jobs(&mut tx, pipeline).await.unwrap();
+    assert_eq!(found.iter().map(|job| job.id).collect::<Vec<_>>(), [job]);
+    let read = rows_read(&mut tx, &database).await - before;
+    assert!(read < 50, "{read} rows were read for one job among 3,000");
+    let open = list_open_jobs(&mut tx, Which::Of(&[job])).await.unwrap();
+    assert_eq!(open.len(), 1);
+    let read = rows_read(&mut tx, &database).await - before;
+    assert!(read < 100, "{read} rows were read for one job among 3,000");
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ async fn take(
         Does::Submit { due, note } => {
             match submit_due(app, stored, before, then, (*due, note)).await {
                 Err(error) if error.may_pass() || is_vanished(&error) => return Err(error),
-                Ok(submitted) if !submitted.repeated => return Ok(()),
+                Ok(submitted) if submitted.jobs.is_some() => return Ok(()),
                 // Somebody has sent the very request, which only this loop should.
                 Ok(submitted) => Some(Run {
                     due_at: *due,

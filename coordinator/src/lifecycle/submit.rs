@@ -12,7 +12,7 @@ use marquee_domain::resources::DeviceKind;
 use marquee_domain::schedule::{Outcome, Progress};
 use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_domain::users::Role;
-use marquee_store::jobs::NewJob;
+use marquee_store::jobs::{Job, NewJob};
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::schedules::{self, Run};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
@@ -49,11 +49,11 @@ pub struct Due<'a> {
 }
 
 /// A pipeline that is stored, now or before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Submitted {
     pub pipeline: PipelineId,
-    /// The same submission had been stored before, and nothing new was.
-    pub repeated: bool,
+    /// Its jobs as they were stored. None: the same submission had been stored before, and nothing new was.
+    pub jobs: Option<Vec<Job>>,
 }
 
 /// Stores a pipeline with its jobs. The same request with the same document is the same pipeline,
@@ -103,14 +103,14 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     // Behind the request id: a repeated request must not be refused for the jobs that it has stored itself.
     projects::check_queued(app, &mut tx, &spec).await?;
     let mut positions: BTreeMap<&JobName, u32> = BTreeMap::new();
-    let mut jobs = Vec::with_capacity(spec.jobs.len());
+    let mut new_jobs = Vec::with_capacity(spec.jobs.len());
     for (position, job) in (0..).zip(&spec.jobs) {
         // The parser has put every job after what it needs.
         let needs = all_needs(job);
         let needs = needs
             .iter()
             .filter_map(|name| Some((*positions.get(name)?, job.needs_of(name))));
-        jobs.push(NewJob {
+        new_jobs.push(NewJob {
             spec: job,
             needs: needs.collect(),
         });
@@ -121,7 +121,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     }
     // All jobs in one statement: a pipeline of a thousand is one round trip, and is there whole or not at all.
     let ahead = app.index.open().elements_ahead(app.settings.elements_ahead);
-    let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, ahead, &caller, now).await?;
+    let ids = jobs::insert_jobs(&mut tx, pipeline, &new_jobs, ahead, &caller, now).await?;
     let inputs: Vec<(JobId, Digest)> = ids
         .iter()
         .zip(&spec.jobs)
@@ -138,9 +138,10 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     tracing::info!(%pipeline, name = %spec.name, jobs = ids.len(), "pipeline submitted");
     // Only now: a word before the commit would make the index read rows that it cannot see yet.
     app.jobs_changed(&ids);
+    let stored = jobs::as_stored((pipeline, &spec.name), &ids, &new_jobs, now);
     Ok(Submitted {
         pipeline,
-        repeated: false,
+        jobs: Some(stored),
     })
 }
 
@@ -271,7 +272,7 @@ async fn find_before(
         None => Ok(None),
         Some(before) if before.document_digest == *digest => Ok(Some(Submitted {
             pipeline: before.id,
-            repeated: true,
+            jobs: None,
         })),
         Some(_) => Err(LifecycleError::RequestIdReused(request_id.to_owned())),
     }

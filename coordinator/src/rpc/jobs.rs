@@ -100,13 +100,16 @@ impl JobsService {
             }));
         }
         let submitted = once_more(|| lifecycle::submit(&self.app, &submission)).await?;
-        // Read back and not made up: the answer is what is stored, whether it was stored now or by an earlier
-        // request.
-        let jobs = self.pipeline_jobs(submitted.pipeline, caller).await?;
+        let repeated_request = submitted.jobs.is_none();
+        let jobs = match submitted.jobs {
+            Some(jobs) => visible(&self.app, jobs, caller),
+            // What became of them since.
+            None => self.pipeline_jobs(submitted.pipeline, caller).await?,
+        };
         Ok(Response::new(v1::SubmitResponse {
             pipeline_id: submitted.pipeline.0,
             jobs,
-            repeated_request: submitted.repeated,
+            repeated_request,
         }))
     }
 
@@ -236,11 +239,16 @@ impl JobsService {
         caller: &Caller,
     ) -> Result<Vec<v1::Job>, LifecycleError> {
         let mut conn = self.connection().await?;
-        let mut jobs = jobs::list_pipeline_jobs(&mut conn, id).await?;
-        jobs.retain(|job| caller.may(Role::Viewer, &job.project));
+        let jobs = jobs::list_pipeline_jobs(&mut conn, id).await?;
         drop(conn);
-        Ok(reasons::with_reasons(&self.app, jobs))
+        Ok(visible(&self.app, jobs, caller))
     }
+}
+
+/// Those of the jobs that the caller may see, as messages.
+fn visible(app: &App, mut jobs: Vec<Job>, caller: &Caller) -> Vec<v1::Job> {
+    jobs.retain(|job| caller.may(Role::Viewer, &job.project));
+    reasons::with_reasons(app, jobs)
 }
 
 #[tonic::async_trait]
