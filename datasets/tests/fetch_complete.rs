@@ -376,7 +376,9 @@ fn a_service_that_is_away_for_a_moment_costs_nothing() {
             ..
         } = &mut source
         {
-            (*outage_s, *request_attempts) = (60, 4);
+            // Long: those that try the host while it counts as down may all be films that fail once more, and each of
+            // them doubles the wait for the next.
+            (*outage_s, *request_attempts) = (600, 4);
         }
         Workplace::new().fetch(source).fetched()
     };

@@ -229,17 +229,22 @@ fn document(draw: &mut Draw, number: u64) -> (String, u64, usize) {
         }
         2 => (json!({ "gang": job(2) }), 1),
         3 => {
-            let mut many = job(1);
-            // Every second one has more elements than there are devices: some of it are no jobs for a while.
-            let elements = if number.is_multiple_of(2) {
-                ELEMENTS_MANY
-            } else {
-                ELEMENTS_FEW
-            };
-            many["array"] = json!(elements);
-            let mut after = job(1);
+            let (mut many, mut after) = (job(1), job(1));
             after["needs"] = json!(["many"]);
-            (json!({ "many": many, "after": after }), elements + 2)
+            // Every second one has more elements than there are devices, so that some of it are no jobs for a while, and
+            // waits for an earlier job, which may fail: then they never become any, or only with a retry.
+            if number.is_multiple_of(2) {
+                many["array"] = json!(ELEMENTS_MANY);
+                many["needs"] = json!(["before"]);
+                let before = job(1);
+                (
+                    json!({ "before": before, "many": many, "after": after }),
+                    ELEMENTS_MANY + 3,
+                )
+            } else {
+                many["array"] = json!(ELEMENTS_FEW);
+                (json!({ "many": many, "after": after }), ELEMENTS_FEW + 2)
+            }
         }
         _ => {
             let mut gang = job(3);
