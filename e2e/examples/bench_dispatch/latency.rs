@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use marquee_proto::v1::JobState;
+use chrono::{DateTime, Utc};
+use marquee_proto::v1::{JobState, LogsRequest};
 
 use crate::Options;
 use crate::cluster::Cluster;
@@ -12,6 +13,12 @@ use crate::figure::{Figure, Goal, quantile, skip};
 use crate::reference::Reference;
 
 const ONE: &str = "name = \"one\"\n[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
+/// What it prints is the time at which it runs, in nanoseconds since 1970; then it ends.
+const CLOCK: &str =
+    "name = \"clock\"\n[jobs.clock]\nkind = \"command\"\nargv = [\"date\", \"+%s%N\"]\n";
+const STARTS_P50_MAX_MS: f64 = 8.0;
+const STARTS_P99_MAX_MS: f64 = 25.0;
+const ENDS_P50_MAX_MS: f64 = 10.0;
 const STATEMENTS_MAX: f64 = 15.0;
 const P50_MAX_MS: f64 = 40.0;
 const WARM_UP: u32 = 5;
@@ -105,7 +112,71 @@ pub(crate) async fn measure(
         beyond(counted.cpu.total(), idle.cpu.total()),
         "CPU ms/job",
     );
+    starts_and_ends(cluster, options).await?;
     by_cli(cluster)
+}
+
+/// How long until an acknowledged job runs, and until the client hears that it does not any more: by the clock that the
+/// job itself reads, for all of them are on one machine.
+async fn starts_and_ends(cluster: &Cluster, options: &Options) -> Result<()> {
+    let (mut starts, mut ends) = (Vec::new(), Vec::new());
+    for index in 0..options.jobs {
+        let submitted = cluster.submit(&format!("clock-{index}"), CLOCK).await?;
+        let acknowledged = now();
+        let job = submitted.jobs.first().context("no job")?.id;
+        let state = cluster.follow(job).await?.state();
+        let heard = now();
+        ensure!(state == JobState::Succeeded, "job {job} is {state:?}");
+        let ran = time_in_log(cluster, job).await?;
+        starts.push(ms_between(acknowledged, ran));
+        ends.push(ms_between(ran, heard));
+    }
+    let ran = format!(
+        "{} jobs that print the time, one after the other, with nothing else to do",
+        options.jobs
+    );
+    let print = |name: &str, of: &[f64], part, goal| {
+        Figure {
+            name: format!("{name}, {:.0} of 100", 100.0 * part),
+            value: quantile(of, part),
+            unit: "ms wall",
+            is_less_better: true,
+            reference: None,
+            goal: Some(Goal::AtMost(goal)),
+            ran: format!("{ran}; all within {:.0} ms", quantile(of, 1.0)),
+        }
+        .print();
+    };
+    let starts_name = "acknowledged until the job runs";
+    print(starts_name, &starts, 0.5, STARTS_P50_MAX_MS);
+    print(starts_name, &starts, 0.99, STARTS_P99_MAX_MS);
+    print(
+        "the job's end until the client hears of it",
+        &ends,
+        0.5,
+        ENDS_P50_MAX_MS,
+    );
+    Ok(())
+}
+
+/// The time that a job printed.
+async fn time_in_log(cluster: &Cluster, job_id: i64) -> Result<DateTime<Utc>> {
+    let request = LogsRequest {
+        job_id,
+        ..LogsRequest::default()
+    };
+    let mut lines = cluster.jobs().logs(request).await?.into_inner();
+    let line = lines.message().await?.context("the job printed nothing")?;
+    Ok(DateTime::from_timestamp_nanos(line.text.trim().parse()?))
+}
+
+fn ms_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    1e3 * (to - from).as_seconds_f64()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the client's own clock")]
+fn now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 /// Milliseconds of one job.

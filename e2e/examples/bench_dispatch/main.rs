@@ -2,12 +2,15 @@
 //! Postgres. `cargo xtask bench dispatch` builds and runs this and prints the figures.
 //!
 //! It speaks to a cluster of its own: a coordinator with its private Postgres and one worker of two CPU
-//! devices (or workers that only talk, [`simulated`]; or a million jobs that are stored, [`stored`]), from any folder of binaries, so that two builds can be compared. What it counts it asks of
+//! devices (or workers that only talk, [`simulated`]; or a million jobs that are stored, [`stored`]; or jobs that come and
+//! go for long, [`churn`]), from any folder of binaries, so that two builds can be compared. What it counts it asks of
 //! Postgres and the kernel, never of the binaries, for an old build has no counters.
 //!
 //! Each line of stdout is one figure as JSON, see [`figure`].
 
 mod arrays;
+mod chatter;
+mod churn;
 mod cluster;
 mod counts;
 mod figure;
@@ -15,6 +18,7 @@ mod latency;
 mod reference;
 mod simulated;
 mod stored;
+mod submits;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +45,8 @@ struct Options {
     is_simulated: bool,
     /// A cluster with much behind it, and nothing else.
     is_stored: bool,
+    /// So many jobs that come and go, and nothing else.
+    churn: Option<u32>,
 }
 
 impl Options {
@@ -49,12 +55,17 @@ impl Options {
         let mut bin = None;
         let (mut quick, mut is_simulated, mut is_stored) = (false, false, false);
         let mut sizes = None;
+        let mut churn = None;
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
                 "--quick" => quick = true,
                 "--simulated" => is_simulated = true,
                 "--stored" => is_stored = true,
+                "--churn" => {
+                    let jobs = words.next().context("--churn needs a number of jobs")?;
+                    churn = Some(jobs.parse().context("--churn")?);
+                }
                 "--sizes" => {
                     let words = words
                         .next()
@@ -68,7 +79,7 @@ impl Options {
                 }
                 other => {
                     bail!(
-                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N] [--simulated | --stored]"
+                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N] [--simulated | --stored | --churn JOBS]"
                     )
                 }
             }
@@ -90,6 +101,7 @@ impl Options {
                 is_quick: true,
                 is_simulated,
                 is_stored,
+                churn,
             }
         } else {
             Self {
@@ -100,6 +112,7 @@ impl Options {
                 is_quick: false,
                 is_simulated,
                 is_stored,
+                churn,
             }
         })
     }
@@ -109,15 +122,20 @@ impl Options {
 async fn main() -> Result<()> {
     let options = Options::read(std::env::args().skip(1))?;
     if options.is_simulated {
-        return simulated::measure(&options).await;
+        simulated::measure(&options).await?;
+        return chatter::measure(&options).await;
     }
     if options.is_stored {
         return stored::measure(&options).await;
+    }
+    if let Some(jobs) = options.churn {
+        return churn::measure(&options, jobs).await;
     }
     let cluster = Cluster::start(&options.bin).await?;
     let reference = Reference::measure(&cluster).await?;
     reference.print();
     latency::measure(&cluster, &reference, &options).await?;
     drop(cluster);
+    submits::measure(&reference, &options).await?;
     arrays::measure(&reference, &options).await
 }

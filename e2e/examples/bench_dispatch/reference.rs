@@ -107,7 +107,8 @@ fn spawn() -> Result<(f64, f64)> {
     Ok((rate, quantile(&each, 0.5)))
 }
 
-fn commits(cluster: &Cluster) -> Result<f64> {
+/// Durable commits of one client a second.
+pub(crate) fn commits(cluster: &Cluster) -> Result<f64> {
     cluster.psql("create schema bench; create table bench.commits (at bigint)")?;
     // A procedure that commits after each row: one client without a round trip in between.
     cluster.psql(&format!(

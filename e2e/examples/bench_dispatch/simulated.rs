@@ -3,9 +3,9 @@
 //!
 //! A connection carries many workers, since a coordinator takes no more than about a thousand of one address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,13 +24,16 @@ use tonic::transport::{Channel, Endpoint};
 use crate::Options;
 use crate::cluster::Cluster;
 use crate::figure::{Figure, Goal, skip};
-use crate::reference::Reference;
+use crate::reference::{self, Reference};
 
 /// Jobs that do nothing a second.
 const RATE_MIN: f64 = 10_000.0;
+/// Of that, what is left where a durable commit takes so long.
+const SLOW_COMMITS_MIN: f64 = 0.5;
+const SLOW_COMMIT_US: u32 = 4_000;
 /// Workers, devices of each, and elements, of the rate.
-const WORKERS: u32 = 16;
-const SLOTS: u32 = 64;
+pub(crate) const WORKERS: u32 = 16;
+pub(crate) const SLOTS: u32 = 64;
 const ELEMENTS: u32 = 20_000;
 const QUICK_ELEMENTS: u32 = 5_000;
 /// Workers that only say that they live, in steps.
@@ -47,6 +50,12 @@ const HELLO_TRIES: u32 = 20;
 const HELLO_AGAIN: Duration = Duration::from_millis(500);
 /// Times within a heartbeat's pause at which they come.
 const SPREAD: u32 = 97;
+/// The program of a job that never ends and says something all the time. All others end at once.
+pub(crate) const CHAT: &str = "chat";
+/// How often it does, and with how many lines; each so many times it reports a metric too.
+pub(crate) const CHAT_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const CHAT_LINES: u32 = 5;
+const CHATS_OF_A_METRIC: u64 = 10;
 /// Reports of one message, as a worker's.
 const MESSAGE_REPORTS: usize = 256;
 const ENDS_WITHIN: Duration = Duration::from_secs(180);
@@ -75,44 +84,94 @@ async fn rate(options: &Options) -> Result<()> {
     } else {
         ELEMENTS
     };
-    let counts = cluster.count()?;
-    let start = Instant::now();
-    let ran = tokio::time::timeout(ENDS_WITHIN, array(&cluster, "measured", elements)).await;
-    let Ok(ran) = ran else {
+    let name = "no-op jobs on simulated workers";
+    let Some((rate, ran)) = ended(&cluster, "measured", elements).await? else {
         skip(
-            "no-op jobs on simulated workers",
+            name,
             &format!("{elements} did not end within {ENDS_WITHIN:?}"),
         );
         return Ok(());
     };
-    ran?;
-    let rate = f64::from(elements) / start.elapsed().as_secs_f64();
-    let counted = counts.stop(&cluster)?;
-    let each = |all: f64| all / f64::from(elements);
     Figure {
-        name: "no-op jobs on simulated workers".to_owned(),
+        name: name.to_owned(),
         value: rate,
         unit: "jobs/s",
         is_less_better: false,
         reference: Some(("durable commits/s", reference.commits_per_s)),
         goal: Some(Goal::AtLeast(RATE_MIN)),
         ran: format!(
-            "an array of {elements} from its submission to its end, on {WORKERS} workers of {SLOTS} devices that start nothing; a job: {}, {:.2} writing transactions, {:.1} KiB of log, {}; most often: {}; longest in all: {}",
-            counted
-                .statements
-                .map_or("statements not counted".to_owned(), |all| format!(
-                    "{:.2} statements",
-                    each(all)
-                )),
-            each(counted.writes),
-            each(counted.wal_bytes) / 1024.0,
-            counted.cpu.over(f64::from(elements)),
-            counted.most,
-            counted.longest,
+            "an array of {elements} from its submission to its end, on {WORKERS} workers of {SLOTS} devices that start nothing; {ran}"
         ),
     }
     .print();
+    slow_commits(&cluster, rate, elements).await?;
     crowd.leave().await
+}
+
+/// The same where each durable commit takes as long as on a slow disk.
+async fn slow_commits(cluster: &Cluster, rate: f64, elements: u32) -> Result<()> {
+    for statement in [
+        "alter system set commit_siblings = 0".to_owned(),
+        format!("alter system set commit_delay = {SLOW_COMMIT_US}"),
+        "select pg_reload_conf()".to_owned(),
+    ] {
+        cluster.psql(&statement)?;
+    }
+    // Connections hear of it with their next statement.
+    array(cluster, "warm-up where commits are slow", 200).await?;
+    let commits_per_s = reference::commits(cluster)?;
+    let name = format!(
+        "no-op jobs where a commit takes {} ms",
+        SLOW_COMMIT_US / 1_000
+    );
+    let Some((slow, ran)) = ended(cluster, "measured where commits are slow", elements).await?
+    else {
+        skip(
+            &name,
+            &format!("{elements} did not end within {ENDS_WITHIN:?}"),
+        );
+        return Ok(());
+    };
+    Figure {
+        name,
+        value: slow / rate,
+        unit: "of the rate without",
+        is_less_better: false,
+        reference: None,
+        goal: Some(Goal::AtLeast(SLOW_COMMITS_MIN)),
+        ran: format!(
+            "{slow:.0} jobs/s beside {rate:.0}; one client makes {commits_per_s:.0} durable commits a second there (commit_delay); {ran}"
+        ),
+    }
+    .print();
+    Ok(())
+}
+
+/// Jobs a second of an array, and what they cost; None where they do not end in time.
+async fn ended(cluster: &Cluster, name: &str, elements: u32) -> Result<Option<(f64, String)>> {
+    let counts = cluster.count()?;
+    let start = Instant::now();
+    let ran = tokio::time::timeout(ENDS_WITHIN, array(cluster, name, elements)).await;
+    let Ok(ran) = ran else { return Ok(None) };
+    ran?;
+    let rate = f64::from(elements) / start.elapsed().as_secs_f64();
+    let counted = counts.stop(cluster)?;
+    let each = |all: f64| all / f64::from(elements);
+    let ran = format!(
+        "a job: {}, {:.2} writing transactions, {:.1} KiB of log, {}; most often: {}; longest in all: {}",
+        counted
+            .statements
+            .map_or("statements not counted".to_owned(), |all| format!(
+                "{:.2} statements",
+                each(all)
+            )),
+        each(counted.writes),
+        each(counted.wal_bytes) / 1024.0,
+        counted.cpu.over(f64::from(elements)),
+        counted.most,
+        counted.longest,
+    );
+    Ok(Some((rate, ran)))
 }
 
 /// What it costs to hear that many workers live.
@@ -167,7 +226,7 @@ async fn crowd(size: u32, options: &Options) -> Result<()> {
     crowd.leave().await
 }
 
-async fn array(cluster: &Cluster, name: &str, size: u32) -> Result<()> {
+pub(crate) async fn array(cluster: &Cluster, name: &str, size: u32) -> Result<()> {
     let document = format!(
         "name = \"{name}\"\n[jobs.work]\nkind = \"command\"\nargv = [\"true\"]\narray = {size}\n"
     );
@@ -183,7 +242,7 @@ async fn array(cluster: &Cluster, name: &str, size: u32) -> Result<()> {
 
 /// Many workers, each a stream of its own.
 #[derive(Debug)]
-struct Crowd {
+pub(crate) struct Crowd {
     workers: JoinSet<Result<()>>,
     tally: Arc<Tally>,
 }
@@ -196,7 +255,7 @@ struct Tally {
 
 impl Crowd {
     /// Comes back when all of them have been welcomed.
-    async fn gather(cluster: &Cluster, size: u32, slots: u32) -> Result<Self> {
+    pub(crate) async fn gather(cluster: &Cluster, size: u32, slots: u32) -> Result<Self> {
         let tally = Arc::new(Tally::default());
         let mut workers = JoinSet::new();
         let mut greeted = JoinSet::new();
@@ -240,7 +299,7 @@ impl Crowd {
         self.tally.lost.load(Ordering::Relaxed)
     }
 
-    async fn leave(mut self) -> Result<()> {
+    pub(crate) async fn leave(mut self) -> Result<()> {
         self.workers.shutdown().await;
         Ok(())
     }
@@ -258,8 +317,18 @@ struct Simulated {
     number: u32,
 }
 
-/// What the coordinator has not acknowledged yet, and how many assignments were followed.
-type Held = Mutex<(BTreeMap<Key, v1::HeldRank>, u64)>;
+/// What one worker holds.
+#[derive(Debug, Default)]
+struct Ranks {
+    /// What the coordinator has not acknowledged the end of.
+    held: BTreeMap<Key, v1::HeldRank>,
+    /// How many assignments were followed.
+    assignments: u64,
+    /// Those that never end.
+    chatty: BTreeSet<Key>,
+}
+
+type Held = Mutex<Ranks>;
 
 impl Simulated {
     async fn greet(channel: Channel, number: u32, slots: u32) -> Result<Self> {
@@ -315,6 +384,7 @@ impl Simulated {
         let held = Held::default();
         let pace = (self.every, self.number);
         let beats = heartbeats(self.outbox.clone(), &held, pace, tally);
+        let chat = chat(self.outbox.clone(), &held);
         let work = async {
             while let Some(first) = self.inbox.message().await? {
                 let mut reports = Vec::new();
@@ -338,7 +408,63 @@ impl Simulated {
         tokio::select! {
             done = work => done,
             done = beats => done,
+            done = chat => done,
         }
+    }
+}
+
+/// Says what those that never end have to say.
+async fn chat(outbox: mpsc::Sender<v1::WorkerMessage>, held: &Held) -> Result<()> {
+    let mut every = tokio::time::interval(CHAT_EVERY);
+    for round in 1_u64.. {
+        every.tick().await;
+        let mut reports = Vec::new();
+        {
+            let mut held = lock(held);
+            let Ranks { held, chatty, .. } = &mut *held;
+            for key in chatty.iter() {
+                let Some(rank) = held.get_mut(key) else {
+                    continue;
+                };
+                let lines = (0..CHAT_LINES).map(|line| {
+                    format!("step {round}: batch {line} took 0.0{line} s, loss 0.69{round}")
+                });
+                let mut bodies = vec![Body::Log(v1::RankLog {
+                    stream: v1::log_line::Stream::Stdout.into(),
+                    lines: lines.collect(),
+                })];
+                if round % CHATS_OF_A_METRIC == 0 {
+                    bodies.push(Body::Metrics(v1::RankMetrics {
+                        step: round,
+                        values: [("loss".to_owned(), 0.69)].into(),
+                    }));
+                }
+                for body in bodies {
+                    rank.last_sequence += 1;
+                    reports.push(report(*key, rank.last_sequence, body));
+                }
+            }
+        }
+        if !reports.is_empty() {
+            let reports = Out::Reports(v1::Reports { reports });
+            outbox.send(message(reports)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(held: &Held) -> MutexGuard<'_, Ranks> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report((job_id, attempt, rank): Key, sequence: u64, body: Body) -> v1::Report {
+    v1::Report {
+        job_id,
+        attempt,
+        rank,
+        sequence,
+        at: Some(marquee_proto::convert::timestamp(now())),
+        body: Some(body),
     }
 }
 
@@ -351,11 +477,11 @@ async fn heartbeats(
 ) -> Result<()> {
     for sequence in 1.. {
         let heartbeat = {
-            let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            let held = lock(held);
             v1::Heartbeat {
                 sequence,
-                held: held.0.values().cloned().collect(),
-                assignments: Some(held.1),
+                held: held.held.values().cloned().collect(),
+                assignments: Some(held.assignments),
                 ..v1::Heartbeat::default()
             }
         };
@@ -379,46 +505,55 @@ async fn heartbeats(
     reason = "a worker without children has two messages to follow"
 )]
 fn take(held: &Held, message: v1::CoordinatorMessage, reports: &mut Vec<v1::Report>) {
-    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = lock(held);
     match message.body {
         Some(In::Assign(to)) => {
-            let (job_id, attempt, rank) = (to.job_id, to.attempt, to.rank);
-            held.1 += 1;
-            let key = (job_id, attempt, rank);
-            if held.0.contains_key(&key) {
+            let key = (to.job_id, to.attempt, to.rank);
+            held.assignments += 1;
+            if held.held.contains_key(&key) {
                 return;
             }
-            let bodies = [
-                Body::Started(v1::RankStarted { pid: 1 }),
-                Body::Finished(v1::RankFinished {
+            let is_chatty = to.spec_json.contains(&format!("\"{CHAT}\""));
+            let mut bodies = vec![Body::Started(v1::RankStarted { pid: 1 })];
+            if is_chatty {
+                held.chatty.insert(key);
+            } else {
+                bodies.push(Body::Finished(v1::RankFinished {
                     summary_json: "{}".into(),
                     output: None,
-                }),
-            ];
-            let at = Some(marquee_proto::convert::timestamp(now()));
-            reports.extend((1..).zip(bodies).map(|(sequence, body)| v1::Report {
-                job_id,
-                attempt,
-                rank,
-                sequence,
-                at,
-                body: Some(body),
-            }));
+                }));
+            }
+            let said = bodies.len() as u64;
+            reports.extend(
+                (1..)
+                    .zip(bodies)
+                    .map(|(sequence, body)| report(key, sequence, body)),
+            );
+            let state = if is_chatty {
+                v1::RankState::Running
+            } else {
+                v1::RankState::Finished
+            };
             let rank = v1::HeldRank {
-                job_id,
-                attempt,
-                rank,
-                state: v1::RankState::Finished.into(),
-                last_sequence: 2,
+                job_id: key.0,
+                attempt: key.1,
+                rank: key.2,
+                state: state.into(),
+                last_sequence: said,
                 ..v1::HeldRank::default()
             };
-            held.0.insert(key, rank);
+            held.held.insert(key, rank);
         }
-        Some(In::Ack(ack)) if ack.sequence >= 2 => {
-            held.0.remove(&(ack.job_id, ack.attempt, ack.rank));
+        Some(In::Ack(ack)) => {
+            let key = (ack.job_id, ack.attempt, ack.rank);
+            if ack.sequence >= 2 && !held.chatty.contains(&key) {
+                held.held.remove(&key);
+            }
         }
         Some(In::Stop(stop)) => {
-            held.0.remove(&(stop.job_id, stop.attempt, stop.rank));
+            let key = (stop.job_id, stop.attempt, stop.rank);
+            held.held.remove(&key);
+            held.chatty.remove(&key);
         }
         _ => {}
     }

@@ -154,10 +154,13 @@ Groups:
             similar: recall and precision on planted copies of pictures
   train     training steps, from files to training, two ranks, and Marquee's own cost, beside PyTorch
   input     what of a training step waits for pictures, reads the clock, writes checkpoints
-  dispatch  jobs of the program true: how long one takes, how many a second with up to 100,000 queued, what each
-            asks of Postgres, beside bare processes, commits and calls; the same on workers that start nothing,
-            and what heartbeats of up to 10,000 workers cost (simulated); lists, a curve, dispatch and memory with
-            a million jobs behind and before them (stored); and a round of the scheduler
+  dispatch  jobs of the program true, with daemons of the release profile: how long one takes, how many a second
+            with up to 100,000 queued, what each asks of Postgres, beside bare processes, commits and calls, and
+            how many submissions a second (jobs); the same on workers that start nothing, with slow commits too,
+            and what heartbeats of up to 10,000 workers and 200 chatty jobs cost (simulated); lists, a curve,
+            dispatch and memory with a million jobs behind and before them (stored); the rate behind 500,000
+            jobs that came and went, or 10,000,000 in an hour and more where it is asked for by name (churn); and
+            a round of the scheduler
   page      the web page in Chromium with 100,000 jobs and 1,000,000 values stored, beside an empty cluster
 
 Options:
