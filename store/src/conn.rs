@@ -212,12 +212,13 @@ impl Tx {
         if fault == Some(When::Conflict) {
             return transaction.end(Faults::CONFLICT).await;
         }
+        meter.asks_to_commit();
         transaction.end("COMMIT").await?;
-        meter.committed();
         #[cfg(feature = "testing")]
         if fault == Some(When::AfterCommit) {
             return Err(Faults::error());
         }
+        meter.committed();
         Ok(())
     }
 }

@@ -192,6 +192,12 @@ impl Db {
         self.counters.snapshot()
     }
 
+    /// COMMITs of this process so far whose answer did not come: see [`DbStats::unanswered`].
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        self.counters.unanswered()
+    }
+
     /// The connections of this process.
     #[must_use]
     pub fn connections(&self) -> Connections {

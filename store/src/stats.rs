@@ -13,6 +13,9 @@ pub struct DbStats {
     pub reads: OperationStats,
     /// Transactions, by what they were for.
     pub writes: BTreeMap<&'static str, OperationStats>,
+    /// COMMITs that were sent, and whose answer did not come, or was a refusal: what they were for may be stored, and
+    /// whoever waited for it may have gone.
+    pub unanswered: u64,
 }
 
 /// Of one kind of operation, all that have ended.
@@ -59,6 +62,7 @@ impl DbStats {
         Self {
             reads: self.reads.since(earlier.reads),
             writes: writes.filter(|(_, write)| write.begun > 0).collect(),
+            unanswered: self.unanswered - earlier.unanswered,
         }
     }
 
@@ -89,11 +93,12 @@ impl Counters {
     }
 
     pub(crate) fn writing(self: &Arc<Self>, operation: &'static str) -> Meter {
-        let committed = false;
+        let (asked, committed) = (false, false);
         Meter::new(
             self,
             Kind::Write {
                 operation,
+                asked,
                 committed,
             },
         )
@@ -101,6 +106,10 @@ impl Counters {
 
     pub(crate) fn snapshot(&self) -> DbStats {
         self.stats().clone()
+    }
+
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.stats().unanswered
     }
 
     fn stats(&self) -> MutexGuard<'_, DbStats> {
@@ -114,6 +123,9 @@ enum Kind {
     Read,
     Write {
         operation: &'static str,
+        /// Its COMMIT was sent.
+        asked: bool,
+        /// And answered.
         committed: bool,
     },
 }
@@ -141,6 +153,12 @@ impl Meter {
         self.statements += 1;
     }
 
+    pub(crate) fn asks_to_commit(&mut self) {
+        if let Kind::Write { asked, .. } = &mut self.kind {
+            *asked = true;
+        }
+    }
+
     pub(crate) fn committed(&mut self) {
         if let Kind::Write { committed, .. } = &mut self.kind {
             *committed = true;
@@ -163,8 +181,11 @@ impl Drop for Meter {
             Kind::Read => &mut stats.reads,
             Kind::Write {
                 operation,
+                asked,
                 committed,
             } => {
+                // Dropped while it waited counts as well: nobody is left to hear the answer.
+                stats.unanswered += u64::from(asked && !committed);
                 let write = stats.writes.entry(operation).or_default();
                 write.committed += u64::from(committed);
                 write.rolled_back += u64::from(!committed);

@@ -25,19 +25,25 @@ pub use hosts::hosts;
 const POLLS_PER_LOOK: u32 = 10;
 /// A look at everything may take this share of the time between two of them.
 const LOOK_SHARE: u32 = 50;
+/// But there is one at least this often: one that took long may have waited for a Postgres that stood still.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(app: App) {
     let mut pace = Pace::new("schedule", app.settings.poll_every);
     // At once: a process that begins, or has just taken over, knows nothing yet.
     let mut look_at = Instant::now();
+    let mut unanswered = app.db.unanswered();
     loop {
         let began = Instant::now();
+        // What a COMMIT was for that nobody heard the answer of may be stored, and told to no index.
+        let in_doubt = app.db.unanswered();
         // Before the plan, so that what is found is planned in the same round.
-        let round = if began >= look_at {
+        let round = if began >= look_at || in_doubt != unanswered {
             let looked = load::everything(&app).await;
             if looked.is_ok() {
-                let pause = app.settings.poll_every * POLLS_PER_LOOK;
-                look_at = Instant::now() + pause.max(began.elapsed() * LOOK_SHARE);
+                unanswered = in_doubt;
+                look_at =
+                    Instant::now() + until_next_look(app.settings.poll_every, began.elapsed());
             }
             looked
         } else {
@@ -58,6 +64,12 @@ pub(super) async fn run(app: App) {
             () = tokio::time::sleep(due) => {}
         }
     }
+}
+
+/// How long a look at everything that took so long is enough.
+fn until_next_look(poll_every: Duration, took: Duration) -> Duration {
+    let seldom = (took * LOOK_SHARE).min(LOOK_PAUSE_MAX);
+    seldom.max(poll_every * POLLS_PER_LOOK)
 }
 
 /// One round. Returns how long until the next one is due, where something is known to be due.
@@ -84,4 +96,21 @@ async fn one(app: &App) -> Result<Option<Duration>> {
 pub(super) async fn whole(app: &App) -> Result<()> {
     load::everything(app).await?;
     one(app).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_seldom_where_they_are_dear_and_never_fail_to_come() {
+        let ms = Duration::from_millis;
+        let poll = ms(500);
+        assert_eq!(until_next_look(poll, ms(0)), ms(5_000));
+        assert_eq!(until_next_look(poll, ms(100)), ms(5_000));
+        assert_eq!(until_next_look(poll, ms(800)), ms(40_000));
+        // One that met a Postgres that stood still for seconds.
+        assert_eq!(until_next_look(poll, ms(13_000)), LOOK_PAUSE_MAX);
+        assert_eq!(until_next_look(ms(10_000), ms(13_000)), ms(100_000));
+    }
 }
