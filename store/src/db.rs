@@ -252,9 +252,6 @@ pub(crate) fn settings_of(options: PgConnectOptions) -> PgConnectOptions {
         // Whatever runs often goes by a key. A plan that was kept from when a table was empty would go through
         // all of it, again and again, until Postgres has looked at the table anew.
         ("enable_seqscan", "off"),
-        // Reads ask with conditions that may be missing. A plan that fits all of them, kept from when a table was small,
-        // would go through all rows of it. Writes choose for themselves ([`crate::fence`]).
-        ("plan_cache_mode", "force_custom_plan"),
         // What a scan is made to seem to cost must not have a statement compiled.
         ("jit", "off"),
     ])

@@ -97,7 +97,7 @@ async fn a_transaction_keeps_its_plans_until_it_is_told_otherwise_and_leaves_not
         plans_are(&mut tx, "force_custom_plan").await;
         tx.commit().await.unwrap();
         let mut outside = database.db.autocommit().await.unwrap();
-        plans_are(&mut outside, "force_custom_plan").await;
+        plans_are(&mut outside, "auto").await;
     }
 }
 

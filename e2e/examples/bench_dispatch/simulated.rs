@@ -118,14 +118,13 @@ async fn slow_commits(cluster: &Cluster, rate: f64, elements: u32) -> Result<()>
         cluster.psql(&statement)?;
     }
     // Connections hear of it with their next statement.
-    array(cluster, "warm-up where commits are slow", 200).await?;
+    array(cluster, "warm-up-slow", 200).await?;
     let commits_per_s = reference::commits(cluster)?;
     let name = format!(
         "no-op jobs where a commit takes {} ms",
         SLOW_COMMIT_US / 1_000
     );
-    let Some((slow, ran)) = ended(cluster, "measured where commits are slow", elements).await?
-    else {
+    let Some((slow, ran)) = ended(cluster, "measured-slow", elements).await? else {
         skip(
             &name,
             &format!("{elements} did not end within {ENDS_WITHIN:?}"),
