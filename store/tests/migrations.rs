@@ -243,3 +243,24 @@ async fn what_is_to_come_is_tried_and_taken_back() {
     let tried = rehearse(&database.url).await.unwrap();
     assert_eq!(tried.altered, [1]);
 }
+
+/// Postgres looks at each row that may name a row which goes. Without an index that is a look at all of them, for each.
+#[tokio::test]
+async fn what_names_a_row_of_another_table_is_found_by_an_index() {
+    let database = TestDatabase::create().await;
+    let query = "SELECT c.conrelid::regclass || ': ' || c.conname FROM pg_constraint c
+                 JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+                 WHERE c.contype = 'f' AND NOT EXISTS (
+                     SELECT FROM pg_index i
+                     WHERE i.indrelid = c.conrelid
+                       AND split_part(i.indkey::text, ' ', 1)::int2 = ANY (c.conkey)
+                       -- One of those rows that name something serves as well; one of other rows does not.
+                       AND (i.indpred IS NULL OR
+                            pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', a.attname)))
+                 ORDER BY 1";
+    assert_eq!(database.words(query).await, [""; 0]);
+    // The look itself: without one of them it finds what lacks it.
+    database.execute("DROP INDEX jobs_cancelled_for").await;
+    let lacking = database.words(query).await;
+    assert_eq!(lacking, ["jobs: jobs_cancelled_for_fkey"]);
+}

@@ -27,23 +27,29 @@ const POLLS_PER_LOOK: u32 = 10;
 const LOOK_SHARE: u32 = 50;
 /// But there is one at least this often: one that took long may have waited for a Postgres that stood still.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The same share where a COMMIT had no answer: a Postgres that is slow leaves many of them, and must not be slowed down
+/// by the looks that follow.
+const DOUBTED_LOOK_SHARE: u32 = 4;
 
 pub(super) async fn run(app: App) {
     let mut pace = Pace::new("schedule", app.settings.poll_every);
     // At once: a process that begins, or has just taken over, knows nothing yet.
     let mut look_at = Instant::now();
+    let mut doubted_look_at = look_at;
     let mut unanswered = app.db.unanswered();
     loop {
         let began = Instant::now();
         // What a COMMIT was for that nobody heard the answer of may be stored, and told to no index.
         let in_doubt = app.db.unanswered();
         // Before the plan, so that what is found is planned in the same round.
-        let round = if began >= look_at || in_doubt != unanswered {
+        let is_doubted = in_doubt != unanswered && began >= doubted_look_at;
+        let round = if began >= look_at || is_doubted {
             let looked = load::everything(&app).await;
             if looked.is_ok() {
                 unanswered = in_doubt;
-                look_at =
-                    Instant::now() + until_next_look(app.settings.poll_every, began.elapsed());
+                let (now, took) = (Instant::now(), began.elapsed());
+                look_at = now + until_next_look(app.settings.poll_every, took);
+                doubted_look_at = now + took * DOUBTED_LOOK_SHARE;
             }
             looked
         } else {

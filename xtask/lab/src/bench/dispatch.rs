@@ -30,7 +30,7 @@ const QUICK_CHURN: &str = "500000";
 
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let setup = Setup::ensure()?;
-    // As they are deployed: the development profile takes two to three times as long for a message.
+    // As they are deployed.
     report::step(
         "build: daemons and what measures them, release profile",
         || {
