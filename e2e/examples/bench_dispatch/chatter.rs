@@ -7,8 +7,9 @@ use marquee_proto::v1::JobState;
 
 use crate::Options;
 use crate::cluster::Cluster;
+use crate::crowd::{CHAT, CHAT_EVERY, CHAT_LINES, Crowd};
 use crate::figure::{Figure, Goal, quantile};
-use crate::simulated::{CHAT, CHAT_EVERY, CHAT_LINES, Crowd, SLOTS, WORKERS, array};
+use crate::simulated::{SLOTS, WORKERS, array};
 
 const JOBS: u32 = 200;
 /// A core that they may cost, in CPU milliseconds a second.

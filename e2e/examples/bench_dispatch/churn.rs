@@ -11,8 +11,9 @@ use marquee_proto::v1::{CollectGarbageRequest, SetProjectRequest};
 
 use crate::Options;
 use crate::cluster::Cluster;
+use crate::crowd::Crowd;
 use crate::figure::{Figure, Goal};
-use crate::simulated::{Crowd, SLOTS, WORKERS, array};
+use crate::simulated::{SLOTS, WORKERS, array};
 
 /// Elements of an array: what is removed at once.
 const ELEMENTS: u32 = 50_000;

@@ -13,6 +13,7 @@ mod chatter;
 mod churn;
 mod cluster;
 mod counts;
+mod crowd;
 mod figure;
 mod latency;
 mod reference;
