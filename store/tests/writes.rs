@@ -54,6 +54,29 @@ async fn a_connection_that_breaks_at_the_commit_hides_whether_it_was_stored() {
     submit(db, "next").await.unwrap();
 }
 
+/// A client that has waited long enough goes, and with it whoever would have told of what was stored.
+#[tokio::test]
+async fn a_commit_that_is_given_up_while_it_waits_is_in_doubt() {
+    let database = TestDatabase::create().await;
+    let db = &database.db;
+    // Postgres takes two seconds for the COMMIT.
+    database
+        .execute(
+            "CREATE TABLE slow (n int);
+             CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN PERFORM pg_sleep(2); RETURN NULL; END';
+             CREATE CONSTRAINT TRIGGER takes_time AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION take_time()",
+        )
+        .await;
+    let mut tx = db.write("slow").await.unwrap();
+    tx.execute_raw("INSERT INTO slow VALUES (1)").await.unwrap();
+    assert_eq!(db.unanswered(), 0);
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), tx.commit()).await;
+    waited.unwrap_err();
+    assert_eq!(db.unanswered(), 1);
+}
+
 #[tokio::test]
 async fn statements_and_transactions_are_counted_by_what_they_are_for() {
     let database = TestDatabase::create().await;
